@@ -1,0 +1,300 @@
+//! Two stores behind two traits.
+//!
+//! *State* is small and precious: decisions, tokens, audit, proxies. *Log* is large and
+//! passes through: records. Both start on SQLite; each can be outgrown on its own.
+//!
+//! Every implementation passes the same contract suite ([`contract`]). Time comes in as an
+//! argument; a store has no clock.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use ipwarden::decisions::{Change, Entry};
+use jiff::Timestamp;
+
+use crate::model::{
+    Action, Actor, AuditEntry, Decision, DecisionId, NewDecision, Origin, Revision, Role,
+    StoredRecord, Token,
+};
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store can't be used now (locked, disk full, connection lost): worth a retry.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store is not ours, damaged, or from a later version.
+    #[error("store can't be used: {0}")]
+    Unusable(String),
+    /// A bug or a damaged file.
+    #[error("store failed: {0}")]
+    Internal(String),
+}
+
+/// Result of a store call.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// What adding decisions did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// Revision after the change.
+    pub revision: Revision,
+    /// Numbers given, in the order asked.
+    pub ids: Vec<DecisionId>,
+    /// Numbers of earlier decisions with the same target, action and origin that these
+    /// replace.
+    pub replaced: Vec<DecisionId>,
+    /// The same change for the proxies: removals of the replaced, then additions.
+    pub changes: Vec<Change>,
+}
+
+/// What removing decisions did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Revision after the change; unchanged when nothing was removed.
+    pub revision: Revision,
+    /// What was removed.
+    pub decisions: Vec<Decision>,
+    /// The same change for the proxies.
+    pub changes: Vec<Change>,
+}
+
+/// Which decisions to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// By number.
+    Ids(Vec<DecisionId>),
+    /// Live decisions with exactly one of these targets, of this action (and origin).
+    Targets {
+        /// Exact targets.
+        targets: Vec<IpNet>,
+        /// Of this action only.
+        action: Action,
+        /// Of this origin only; any when absent.
+        origin: Option<Origin>,
+    },
+}
+
+/// Which decisions to list: live ones only, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DecisionFilter {
+    /// Of this origin.
+    pub origin: Option<Origin>,
+    /// Of this action.
+    pub action: Option<Action>,
+    /// Whose target lies inside this network (or equals it).
+    pub inside: Option<IpNet>,
+    /// With a number below this one (for paging).
+    pub before: Option<DecisionId>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// A token to be stored: the secret itself never is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// A name for people; unique among tokens that are not revoked.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// SHA-256 of the secret (a random number of 256 bits: no salt or stretching needed).
+    pub hash: [u8; 32],
+}
+
+/// State: decisions, tokens, audit.
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// The present revision of the decision set.
+    async fn revision(&self) -> Result<Revision>;
+
+    /// Adds decisions in one transaction, one revision: all or nothing. A live decision of
+    /// the same target, action and origin is replaced. The audit line is part of the
+    /// transaction.
+    async fn add_decisions(
+        &self,
+        new: Vec<NewDecision>,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Added>;
+
+    /// Removes decisions in one transaction, one revision (none when nothing matched).
+    async fn remove_decisions(
+        &self,
+        which: Removal,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Removed>;
+
+    /// Lists live decisions and says how many match without the limit and paging.
+    async fn decisions(
+        &self,
+        filter: DecisionFilter,
+        now: Timestamp,
+    ) -> Result<(Vec<Decision>, u64)>;
+
+    /// Every live decision whose target contains `net` (equal included), any tier.
+    async fn covering(&self, net: IpNet, now: Timestamp) -> Result<Vec<Decision>>;
+
+    /// All live decisions as entries in wire order (see [`Entry::sort_key`]) with the
+    /// revision they belong to.
+    async fn entries(&self, now: Timestamp) -> Result<(Revision, Vec<Entry>)>;
+
+    /// Forgets decisions that ended before `now - keep`. Does not change the revision:
+    /// every proxy enforces an expiry by itself. Returns how many.
+    async fn sweep_decisions(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64>;
+
+    /// Stores a token. `None` when a live token has that name.
+    async fn create_token(
+        &self,
+        token: NewToken,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Option<Token>>;
+
+    /// All live tokens with their hashes.
+    async fn tokens(&self) -> Result<Vec<(Token, [u8; 32])>>;
+
+    /// Revokes by name. `false` when there is none.
+    async fn revoke_token(&self, name: &str, audit: NewAudit, now: Timestamp) -> Result<bool>;
+
+    /// Notes when tokens were used.
+    async fn touch_tokens(&self, used: Vec<(i64, Timestamp)>) -> Result<()>;
+
+    /// Appends to the audit log.
+    async fn audit(&self, entry: NewAudit, now: Timestamp) -> Result<()>;
+
+    /// Reads the audit log, newest first, entries with a number below `before`.
+    async fn audit_log(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>>;
+}
+
+/// An audit line to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewAudit {
+    /// Who.
+    pub actor: Actor,
+    /// What.
+    pub action: &'static str,
+    /// On what.
+    pub subject: String,
+    /// More.
+    pub detail: String,
+}
+
+/// A batch to be stored: the decoded message with what the control plane adds to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncomingBatch<'a> {
+    /// The batch.
+    pub batch: ipwarden::record::Batch<'a>,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// Whether queries are stored.
+    pub store_query: bool,
+}
+
+/// What became of one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// Its records are stored, with numbers from `first_id` on.
+    Stored {
+        /// Number of its first record.
+        first_id: i64,
+    },
+    /// A batch of that stream and number was stored before; nothing was stored again.
+    Duplicate,
+    /// It carried no records; only its totals were noted.
+    Noted,
+}
+
+/// Which records to find: all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecordQuery {
+    /// Client address inside this network.
+    pub net: Option<IpNet>,
+    /// Path starts with this (as shown: bytes that are no UTF-8 as `\xNN`).
+    pub path_prefix: Option<String>,
+    /// Host equals this.
+    pub host: Option<String>,
+    /// Method equals this.
+    pub method: Option<String>,
+    /// Status equals this, or lies in this class (`4` for 4xx).
+    pub status: Option<StatusFilter>,
+    /// One of these verdicts; any when empty.
+    pub verdicts: Vec<ipwarden::record::Verdict>,
+    /// From this proxy.
+    pub proxy: Option<String>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+    /// With a number below this one (for paging).
+    pub before: Option<i64>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// A condition on the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusFilter {
+    /// Exactly.
+    Code(u16),
+    /// Hundreds: 4 is 400 to 499.
+    Class(u16),
+}
+
+/// What a worker reported, and what is stored of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamTotals {
+    /// Name of the proxy.
+    pub proxy: String,
+    /// Random number of the worker's life.
+    pub stream: u64,
+    /// Version of the filter.
+    pub version: String,
+    /// When the worker started.
+    pub started_at: Timestamp,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+    /// Its clock minus ours when it was last heard of.
+    pub clock_offset_ms: i64,
+    /// The decision set that it has applied.
+    pub applied: Revision,
+    /// Requests that it saw.
+    pub seen: u64,
+    /// Requests whose record it lost.
+    pub lost: u64,
+    /// Requests that it left out on purpose.
+    pub skipped: u64,
+    /// Sum of the weights stored here.
+    pub stored: u64,
+}
+
+/// Log: records.
+#[async_trait]
+pub trait LogStore: Send + Sync {
+    /// Stores batches in one durable transaction and says what became of each. When it
+    /// returns, what it calls stored survives a power cut. The same (stream, number) is
+    /// stored once, in whatever order numbers arrive.
+    async fn append(&self, batches: &[IncomingBatch<'_>]) -> Result<Vec<Appended>>;
+
+    /// Finds records, newest (highest number) first.
+    async fn search(&self, query: &RecordQuery) -> Result<Vec<StoredRecord>>;
+
+    /// Calls `visit` for each record that matches, oldest first, in one pass with bounded
+    /// memory, until it breaks. `limit` and `before` of the query are ignored.
+    async fn scan(
+        &self,
+        query: &RecordQuery,
+        visit: &mut (dyn for<'r> FnMut(StoredRecord) -> ControlFlow<()> + Send),
+    ) -> Result<()>;
+
+    /// Sum of the weights of all records that match (limit and before ignored).
+    async fn count(&self, query: &RecordQuery) -> Result<u64>;
+
+    /// What each worker reported, newest heard of first.
+    async fn streams(&self) -> Result<Vec<StreamTotals>>;
+
+    /// Addresses are compared folded; this says whether any record holds `ip`.
+    async fn holds(&self, ip: IpAddr) -> Result<bool>;
+}
