@@ -33,7 +33,7 @@ pub trait SharedData {
     fn set(&mut self, key: &str, value: &[u8], cas: Option<Cas>) -> Result<(), SharedError>;
 }
 
-#[cfg(any(test, not(target_family = "wasm")))]
+#[cfg(not(target_os = "wasi"))]
 pub mod testing {
     //! An in-memory map with the host's rules, for tests and simulations.
 

@@ -1,1 +1,847 @@
-//! To be written.
+//! The decision set in shared data: one worker fetches, every worker keeps up.
+//!
+//! ```text
+//! control plane ──long poll──► leader ──► <ns>.snap.<slot>.<i>   frames of a snapshot
+//!                                    ├──► <ns>.log.<slot>.<k>    frames of deltas since
+//!                                    └──► <ns>.head              what is valid (written last)
+//!                        every worker ◄── head, on its tick ──► own compiled table
+//! ```
+//!
+//! Shared data can't be deleted, so keys are reused: two slots, the one not in use is
+//! written, then the head names it. A reader trusts nothing but checksums and the revision
+//! that each frame names; what does not fit makes it start over, and if that does not help
+//! it asks the leader (through `<ns>.repair`) for a fresh snapshot. The old table serves
+//! until a new one is complete.
+//!
+//! The leader holds a lease. Two leaders at once (a worker that slept past its lease) can
+//! do no harm: the head is written by compare-and-swap against the head the work started
+//! from, and a log chunk against the chunk that was read.
+
+use crate::bytes::Reader as Bytes;
+use crate::decisions::table::{Builder, Table};
+use crate::decisions::wire::{self, DecodeError, Kind};
+use crate::decisions::{Change, Revision};
+use crate::shared::{Cas, SharedData, SharedError};
+
+/// How long a lease lasts without being renewed.
+pub const LEASE_MS: u64 = 3_000;
+/// How often the leader renews it and the others look at it.
+pub const LEASE_CHECK_MS: u64 = 1_000;
+/// How long the control plane may hold a poll.
+pub const POLL_WAIT_SECONDS: u64 = 30;
+/// A poll without any answer for so long is given up.
+pub const POLL_GIVE_UP_MS: u64 = (POLL_WAIT_SECONDS + 15) * 1_000;
+/// First and longest pause after a failed poll.
+pub const BACKOFF_MS: (u64, u64) = (200, 5_000);
+/// Longest pause after a poll that was refused (a wrong token does not mend itself).
+pub const BACKOFF_REFUSED_MS: u64 = 30_000;
+/// A log chunk is closed when it reaches this.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Past this length of the log the leader asks for a new snapshot.
+const LOG_SOFT_BYTES: u64 = 512 * 1024;
+/// Past this one it writes no more to the log until the snapshot has come.
+const LOG_HARD_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The names of the keys of one decision set.
+///
+/// The namespace separates sets from one another (several plugin instances with different
+/// control planes) and from foreign plugins (Istio leaves `vm_id` empty, so all plugins of
+/// a proxy share one map).
+#[derive(Debug, Clone)]
+struct Keys {
+    namespace: String,
+    head: String,
+    lease: String,
+    repair: String,
+}
+
+impl Keys {
+    fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            head: format!("{namespace}.head"),
+            lease: format!("{namespace}.lease"),
+            repair: format!("{namespace}.repair"),
+        }
+    }
+
+    fn snapshot(&self, slot: u32, index: u32) -> String {
+        format!("{}.snap.{slot}.{index}", self.namespace)
+    }
+
+    fn log(&self, slot: u32, chunk: u32) -> String {
+        format!("{}.log.{slot}.{chunk}", self.namespace)
+    }
+}
+
+/// What is valid in shared data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    epoch: u64,
+    /// Counts snapshots written; its lowest bit is the slot.
+    generation: u32,
+    /// Revision of the snapshot.
+    snapshot: u64,
+    /// Frames and entries of the snapshot.
+    frames: u32,
+    entries: u32,
+    /// The log: complete chunks before the last, bytes used in the last, bytes in all.
+    last_chunk: u32,
+    last_chunk_bytes: u32,
+    log_bytes: u64,
+    /// Revision after the log.
+    number: u64,
+}
+
+const HEAD_MAGIC: [u8; 4] = *b"IPWH";
+const HEAD_VERSION: u8 = 1;
+
+impl Head {
+    const fn slot(&self) -> u32 {
+        self.generation & 1
+    }
+
+    const fn revision(&self) -> Revision {
+        Revision { epoch: self.epoch, number: self.number }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(72);
+        out.extend_from_slice(&HEAD_MAGIC);
+        out.push(HEAD_VERSION);
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.snapshot.to_le_bytes());
+        out.extend_from_slice(&self.frames.to_le_bytes());
+        out.extend_from_slice(&self.entries.to_le_bytes());
+        out.extend_from_slice(&self.last_chunk.to_le_bytes());
+        out.extend_from_slice(&self.last_chunk_bytes.to_le_bytes());
+        out.extend_from_slice(&self.log_bytes.to_le_bytes());
+        out.extend_from_slice(&self.number.to_le_bytes());
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` for anything that this version did not write: it is treated as absent.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let covered = bytes.get(..bytes.len().checked_sub(4)?)?;
+        let mut reader = Bytes::new(bytes);
+        if reader.array::<4>().ok()? != HEAD_MAGIC || reader.u8().ok()? != HEAD_VERSION {
+            return None;
+        }
+        let head = Self {
+            epoch: reader.u64().ok()?,
+            generation: reader.u32().ok()?,
+            snapshot: reader.u64().ok()?,
+            frames: reader.u32().ok()?,
+            entries: reader.u32().ok()?,
+            last_chunk: reader.u32().ok()?,
+            last_chunk_bytes: reader.u32().ok()?,
+            log_bytes: reader.u64().ok()?,
+            number: reader.u64().ok()?,
+        };
+        let crc = reader.u32().ok()?;
+        (reader.is_empty() && crc == crc32fast::hash(covered)).then_some(head)
+    }
+}
+
+/// A request that the leader wants sent to the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Poll {
+    /// To be named with the answer: answers to polls that were given up are ignored.
+    pub id: u64,
+    /// The revision that is held; `None` asks for a snapshot at once.
+    pub after: Option<Revision>,
+}
+
+/// What came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// A message.
+    Message(&'a [u8]),
+    /// Nothing newer within the wait.
+    Unchanged,
+    /// The control plane refuses us (401, 403 and the like).
+    Refused,
+    /// No answer, or an error that may pass.
+    Failed,
+}
+
+/// What an answer led to; for metrics and the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A snapshot was written.
+    Snapshot(Revision),
+    /// A delta was appended.
+    Delta(Revision),
+    /// Nothing newer.
+    Unchanged,
+    /// The control plane refused or did not answer; tried again later.
+    Unreachable {
+        /// Whether it was a refusal.
+        refused: bool,
+    },
+    /// The message was bad and is thrown away.
+    Bad(DecodeError),
+    /// Another worker leads now, or wrote in between; the answer is thrown away.
+    Superseded,
+    /// The answer belongs to no poll of ours.
+    Unexpected,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PollState {
+    Idle { not_before_ms: u64 },
+    InFlight { id: u64, since_ms: u64 },
+}
+
+/// One worker's part in fetching: takes the lease when it is free, polls while it holds it.
+#[derive(Debug)]
+pub struct Replicator {
+    keys: Keys,
+    /// Identifies this worker in the lease; never 0.
+    id: u64,
+    leads: bool,
+    next_check_ms: u64,
+    poll: PollState,
+    polls: u64,
+    failures: u32,
+    want_snapshot: bool,
+    takeovers: u64,
+    random: u64,
+    scratch: Vec<u8>,
+}
+
+impl Replicator {
+    /// `id` must be random and different in every worker.
+    #[must_use]
+    pub fn new(namespace: &str, id: u64) -> Self {
+        let id = id | 1;
+        Self {
+            keys: Keys::new(namespace),
+            id,
+            leads: false,
+            next_check_ms: 0,
+            poll: PollState::Idle { not_before_ms: 0 },
+            polls: 0,
+            failures: 0,
+            want_snapshot: false,
+            takeovers: 0,
+            random: id,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Makes sure that the keys exist: a compare-and-swap on a missing key would insert
+    /// whatever number it names. To be called before the first tick.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn initialise(&mut self, shared: &mut dyn SharedData) -> Result<(), SharedError> {
+        for key in [&self.keys.lease, &self.keys.head, &self.keys.repair] {
+            if shared.get(key, &mut self.scratch)?.is_none() {
+                shared.set(key, &[], None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this worker leads, as far as it knows.
+    #[must_use]
+    pub const fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// How often this worker became the leader.
+    #[must_use]
+    pub const fn takeovers(&self) -> u64 {
+        self.takeovers
+    }
+
+    /// To be called often (every tick). Returns a poll that has to be sent now, to be
+    /// followed by [`Self::answered`] with its id.
+    pub fn tick(&mut self, now_ms: u64, shared: &mut dyn SharedData) -> Option<Poll> {
+        // A clock that jumped back must not keep us from looking.
+        let due = now_ms >= self.next_check_ms
+            || self.next_check_ms > now_ms.saturating_add(2 * LEASE_CHECK_MS);
+        if due {
+            self.next_check_ms = now_ms + LEASE_CHECK_MS;
+            self.check_lease(now_ms, shared);
+            if self.leads {
+                self.look_for_repair(shared);
+            }
+        }
+        if !self.leads {
+            return None;
+        }
+        match self.poll {
+            PollState::Idle { not_before_ms } => {
+                let waits = now_ms < not_before_ms
+                    && not_before_ms <= now_ms.saturating_add(BACKOFF_REFUSED_MS);
+                if waits {
+                    return None;
+                }
+            }
+            PollState::InFlight { since_ms, .. } => {
+                let elapsed = now_ms.checked_sub(since_ms).unwrap_or(POLL_GIVE_UP_MS);
+                if elapsed < POLL_GIVE_UP_MS {
+                    return None;
+                }
+            }
+        }
+        self.polls += 1;
+        self.poll = PollState::InFlight { id: self.polls, since_ms: now_ms };
+        let after = if self.want_snapshot {
+            None
+        } else {
+            self.read_head(shared).ok().and_then(|(head, _)| head).map(|head| head.revision())
+        };
+        Some(Poll { id: self.polls, after })
+    }
+
+    /// Takes the answer to the poll `id`.
+    pub fn answered(
+        &mut self,
+        id: u64,
+        now_ms: u64,
+        shared: &mut dyn SharedData,
+        answer: Answer<'_>,
+    ) -> Outcome {
+        let since_ms = match self.poll {
+            PollState::InFlight { id: waited_for, since_ms } if waited_for == id => since_ms,
+            _ => return Outcome::Unexpected,
+        };
+        let outcome = match answer {
+            Answer::Message(bytes) => self.take_message(now_ms, shared, bytes),
+            Answer::Unchanged => Outcome::Unchanged,
+            Answer::Refused => Outcome::Unreachable { refused: true },
+            Answer::Failed => Outcome::Unreachable { refused: false },
+        };
+        let pause_ms = match outcome {
+            Outcome::Snapshot(_) | Outcome::Delta(_) => {
+                self.failures = 0;
+                0
+            }
+            Outcome::Unchanged => {
+                self.failures = 0;
+                // An answer "nothing new" that does not take its time would make us spin.
+                if now_ms.saturating_sub(since_ms) < 1_000 { self.jitter(1_000) } else { 0 }
+            }
+            Outcome::Unreachable { refused } => {
+                let longest = if refused { BACKOFF_REFUSED_MS } else { BACKOFF_MS.1 };
+                self.backoff(longest)
+            }
+            Outcome::Bad(_) => self.backoff(BACKOFF_MS.1),
+            Outcome::Superseded | Outcome::Unexpected => self.jitter(LEASE_CHECK_MS),
+        };
+        self.poll = PollState::Idle { not_before_ms: now_ms + pause_ms };
+        outcome
+    }
+
+    /// Gives the lease back, so that another worker need not wait for its end.
+    pub fn release(&mut self, shared: &mut dyn SharedData) {
+        if !self.leads {
+            return;
+        }
+        self.leads = false;
+        if let Ok(Some(cas)) = shared.get(&self.keys.lease, &mut self.scratch)
+            && Lease::decode(&self.scratch).is_some_and(|lease| lease.holder == self.id)
+        {
+            // Whoever wrote in between has the lease already.
+            let _ = shared.set(&self.keys.lease, &[], Some(cas));
+        }
+    }
+
+    fn check_lease(&mut self, now_ms: u64, shared: &mut dyn SharedData) {
+        let Ok(cas) = shared.get(&self.keys.lease, &mut self.scratch) else {
+            self.leads = false;
+            return;
+        };
+        let lease = Lease::decode(&self.scratch);
+        let ours = lease.is_some_and(|lease| lease.holder == self.id);
+        let free = lease.is_none_or(|lease| lease.is_over(now_ms));
+        if !ours && !free {
+            self.leads = false;
+            return;
+        }
+        let renewed = Lease { holder: self.id, until_ms: now_ms + LEASE_MS }.encode();
+        let held = shared.set(&self.keys.lease, &renewed, cas).is_ok();
+        if held && !self.leads {
+            self.takeovers += 1;
+            // A poll of an earlier term may still be on its way; its answer is then used,
+            // or the poll is given up in time.
+        }
+        self.leads = held;
+    }
+
+    fn look_for_repair(&mut self, shared: &mut dyn SharedData) {
+        if self.want_snapshot || shared.get(&self.keys.repair, &mut self.scratch).is_err() {
+            return;
+        }
+        let asked = <[u8; 4]>::try_from(self.scratch.as_slice()).ok().map(u32::from_le_bytes);
+        if let Some(asked) = asked
+            && let Ok((Some(head), _)) = self.read_head(shared)
+            && head.generation == asked
+        {
+            self.want_snapshot = true;
+            // The poll that waits for the next change would keep the repair waiting too.
+            self.poll = PollState::Idle { not_before_ms: 0 };
+        }
+    }
+
+    fn read_head(
+        &mut self,
+        shared: &mut dyn SharedData,
+    ) -> Result<(Option<Head>, Option<Cas>), SharedError> {
+        let cas = shared.get(&self.keys.head, &mut self.scratch)?;
+        Ok((Head::decode(&self.scratch), cas))
+    }
+
+    fn take_message(
+        &mut self,
+        now_ms: u64,
+        shared: &mut dyn SharedData,
+        bytes: &[u8],
+    ) -> Outcome {
+        let (message, then) = match wire::decode_body(bytes) {
+            Ok(body) => body,
+            Err(error) => return Outcome::Bad(error),
+        };
+        // We may have slept past the lease; only its holder writes.
+        self.check_lease(now_ms, shared);
+        if !self.leads {
+            return Outcome::Superseded;
+        }
+        let Ok((head, cas)) = self.read_head(shared) else { return Outcome::Superseded };
+        let written = match (message.header.kind, head) {
+            (Kind::Snapshot, _) => self
+                .write_snapshot(shared, &message, head)
+                .and_then(|head| match &then {
+                    Some(delta) => self.append_delta(shared, delta, head),
+                    None => Ok(head),
+                }),
+            (Kind::Delta, Some(head))
+                if head.epoch == message.header.revision.epoch
+                    && head.number == message.header.base =>
+            {
+                self.append_delta(shared, &message, head)
+            }
+            // Not a step from where we are: ask for everything.
+            (Kind::Delta, _) => {
+                self.want_snapshot = true;
+                return Outcome::Superseded;
+            }
+        };
+        // The head is written last: only now does anybody look at the rest.
+        let published = written.and_then(|next| {
+            shared.set(&self.keys.head, &next.encode(), cas)?;
+            Ok(next)
+        });
+        match published {
+            Ok(next) if message.header.kind == Kind::Snapshot => {
+                self.want_snapshot = false;
+                Outcome::Snapshot(next.revision())
+            }
+            Ok(next) => {
+                self.want_snapshot |= next.log_bytes > LOG_SOFT_BYTES;
+                Outcome::Delta(next.revision())
+            }
+            Err(WriteError::Decode(error)) => Outcome::Bad(error),
+            Err(WriteError::Shared) => Outcome::Superseded,
+        }
+    }
+
+    /// Writes the frames of a snapshot into the slot that is not in use; returns the head
+    /// that will make them valid.
+    fn write_snapshot(
+        &mut self,
+        shared: &mut dyn SharedData,
+        message: &wire::Message<'_>,
+        head: Option<Head>,
+    ) -> Result<Head, WriteError> {
+        // Payloads are decoded once before anything is written: a worker must never find
+        // a set that it can't read where the head says there is one.
+        let mut last = None;
+        let mut sorted = true;
+        for frame in &message.frames {
+            frame.entries(|entry| {
+                let key = entry.sort_key();
+                sorted &= last.is_none_or(|last| last < key);
+                last = Some(key);
+            })?;
+        }
+        if !sorted {
+            return Err(WriteError::Decode(DecodeError::Unsorted));
+        }
+        let generation = head.map_or(0, |head| head.generation.wrapping_add(1));
+        let next = Head {
+            epoch: message.header.revision.epoch,
+            generation,
+            snapshot: message.header.revision.number,
+            frames: message.header.frames,
+            entries: message.header.entries,
+            last_chunk: 0,
+            last_chunk_bytes: 0,
+            log_bytes: 0,
+            number: message.header.revision.number,
+        };
+        for frame in &message.frames {
+            shared.set(&self.keys.snapshot(next.slot(), frame.index), frame.bytes, None)?;
+        }
+        // A larger set stood in this slot before: its memory is given back, as far as a
+        // map without deletion allows.
+        for index in next.frames.. {
+            let key = self.keys.snapshot(next.slot(), index);
+            if shared.get(&key, &mut self.scratch)?.is_none() || self.scratch.is_empty() {
+                break;
+            }
+            shared.set(&key, &[], None)?;
+        }
+        Ok(next)
+    }
+
+    /// Appends the frames of a delta to the log; returns the head that will make them valid.
+    fn append_delta(
+        &mut self,
+        shared: &mut dyn SharedData,
+        message: &wire::Message<'_>,
+        head: Head,
+    ) -> Result<Head, WriteError> {
+        let mut appended = Vec::new();
+        for frame in &message.frames {
+            frame.changes(|_| {})?;
+            appended.extend_from_slice(frame.bytes);
+        }
+        if head.log_bytes + appended.len() as u64 > LOG_HARD_BYTES {
+            self.want_snapshot = true;
+            return Err(WriteError::Shared);
+        }
+        let mut next = head;
+        if next.last_chunk_bytes as usize >= CHUNK_BYTES {
+            next.last_chunk += 1;
+            next.last_chunk_bytes = 0;
+        }
+        let key = self.keys.log(next.slot(), next.last_chunk);
+        let mut chunk = Vec::new();
+        let chunk_cas = shared.get(&key, &mut chunk)?;
+        // What stands beyond the head's word is an attempt that was not completed, or a
+        // chunk of the generation before the last.
+        chunk.truncate(next.last_chunk_bytes as usize);
+        if chunk.len() != next.last_chunk_bytes as usize {
+            self.want_snapshot = true;
+            return Err(WriteError::Shared);
+        }
+        chunk.extend_from_slice(&appended);
+        shared.set(&key, &chunk, chunk_cas)?;
+        next.last_chunk_bytes = chunk.len() as u32;
+        next.log_bytes += appended.len() as u64;
+        next.number = message.header.revision.number;
+        Ok(next)
+    }
+
+    fn backoff(&mut self, longest_ms: u64) -> u64 {
+        let doubled = BACKOFF_MS.0.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.jitter(doubled.min(longest_ms))
+    }
+
+    /// Between a half and the whole of `ms`: a fleet must not come back in step.
+    fn jitter(&mut self, ms: u64) -> u64 {
+        // xorshift64 (Marsaglia 2003): spread is all that is asked of it.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        ms / 2 + self.random % (ms / 2).max(1)
+    }
+}
+
+#[derive(Debug)]
+enum WriteError {
+    Decode(DecodeError),
+    Shared,
+}
+
+impl From<DecodeError> for WriteError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<SharedError> for WriteError {
+    fn from(_: SharedError) -> Self {
+        Self::Shared
+    }
+}
+
+/// Who leads, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lease {
+    holder: u64,
+    until_ms: u64,
+}
+
+impl Lease {
+    fn encode(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        let (holder, until) = out.split_at_mut(8);
+        holder.copy_from_slice(&self.holder.to_le_bytes());
+        until.copy_from_slice(&self.until_ms.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Bytes::new(bytes);
+        let lease = Self { holder: reader.u64().ok()?, until_ms: reader.u64().ok()? };
+        (reader.is_empty() && lease.holder != 0).then_some(lease)
+    }
+
+    /// A lease that ends further ahead than any lease can was written before the clock was
+    /// set back: it is over.
+    const fn is_over(&self, now_ms: u64) -> bool {
+        self.until_ms <= now_ms || self.until_ms > now_ms.saturating_add(2 * LEASE_MS)
+    }
+}
+
+/// What a refresh did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refresh {
+    /// The table is up to date (or no set has arrived yet).
+    UpToDate,
+    /// A new set is being loaded; call again soon.
+    Loading,
+    /// The table changed.
+    Applied(Revision),
+    /// Shared data does not hold what the head says; the leader was asked to mend it.
+    Damaged,
+}
+
+/// One worker's table and its way to keep up with shared data.
+#[derive(Debug)]
+pub struct Follower {
+    keys: Keys,
+    table: Table,
+    /// Where the table stands; `None` until the first set is complete.
+    at: Option<Position>,
+    /// The table may hold half a step: only a whole snapshot mends that.
+    tainted: bool,
+    /// The head as last read: equal bytes mean nothing to do.
+    seen: Vec<u8>,
+    loading: Option<Loading>,
+    scratch: Vec<u8>,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    epoch: u64,
+    generation: u32,
+    number: u64,
+    chunk: u32,
+    offset: u32,
+}
+
+#[derive(Debug)]
+struct Loading {
+    head: Head,
+    next_frame: u32,
+    builder: Builder,
+}
+
+impl Follower {
+    /// A follower without a set.
+    #[must_use]
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            keys: Keys::new(namespace),
+            table: Table::default(),
+            at: None,
+            tainted: false,
+            seen: Vec::new(),
+            loading: None,
+            scratch: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// The table as it stands.
+    #[inline]
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The revision that the table holds; `None` before the first.
+    #[must_use]
+    pub fn revision(&self) -> Option<Revision> {
+        self.at.map(|at| Revision { epoch: at.epoch, number: at.number })
+    }
+
+    /// Catches up with shared data, reading at most `frames` frames of a snapshot.
+    pub fn refresh(&mut self, shared: &mut dyn SharedData, frames: u32) -> Refresh {
+        if shared.get(&self.keys.head, &mut self.scratch).is_err() {
+            return Refresh::UpToDate;
+        }
+        if self.loading.is_none() && self.scratch == self.seen {
+            return Refresh::UpToDate;
+        }
+        let Some(head) = Head::decode(&self.scratch) else { return Refresh::UpToDate };
+        core::mem::swap(&mut self.seen, &mut self.scratch);
+        match self.catch_up(shared, head, frames) {
+            Ok(refresh) => refresh,
+            Err(Damage) => {
+                self.loading = None;
+                self.seen.clear();
+                self.tainted = true;
+                // The head may have moved on while we read; only if it did not is
+                // something wrong.
+                let moved = shared.get(&self.keys.head, &mut self.scratch).is_ok()
+                    && Head::decode(&self.scratch) != Some(head);
+                if moved {
+                    return Refresh::Loading;
+                }
+                // The next call starts over from the snapshot; the leader fetches a new one.
+                let _ = shared.set(&self.keys.repair, &head.generation.to_le_bytes(), None);
+                Refresh::Damaged
+            }
+        }
+    }
+
+    fn catch_up(
+        &mut self,
+        shared: &mut dyn SharedData,
+        head: Head,
+        frames: u32,
+    ) -> Result<Refresh, Damage> {
+        let continues = !self.tainted
+            && self
+                .at
+                .is_some_and(|at| at.epoch == head.epoch && at.generation == head.generation);
+        if continues {
+            self.loading = None;
+        } else {
+            // A new generation of the set we already hold needs no loading when nothing is
+            // missing between: same epoch, and the snapshot is what we have.
+            let same = !self.tainted
+                && self
+                    .at
+                    .is_some_and(|at| at.epoch == head.epoch && at.number == head.snapshot);
+            let rebuilt_anyway = self.table.len() > head.entries as usize * 2 + 64;
+            if same && !rebuilt_anyway && self.loading.is_none() {
+                self.at = Some(Position::start(&head));
+            } else if !self.load(shared, head, frames)? {
+                return Ok(Refresh::Loading);
+            }
+        }
+        self.replay(shared, &head)?;
+        Ok(Refresh::Applied(head.revision()))
+    }
+
+    /// Reads frames of the snapshot. Whether it is complete.
+    fn load(
+        &mut self,
+        shared: &mut dyn SharedData,
+        head: Head,
+        frames: u32,
+    ) -> Result<bool, Damage> {
+        let fits = |loading: &Loading| {
+            loading.head.epoch == head.epoch && loading.head.generation == head.generation
+        };
+        let mut loading = self.loading.take().filter(fits).unwrap_or_else(|| Loading {
+            head,
+            next_frame: 0,
+            builder: Builder::new(head.entries as usize),
+        });
+        let revision = Revision { epoch: head.epoch, number: head.snapshot };
+        for _ in 0..frames {
+            if loading.next_frame == head.frames {
+                break;
+            }
+            let key = self.keys.snapshot(head.slot(), loading.next_frame);
+            shared.get(&key, &mut self.scratch).map_err(|_| Damage)?;
+            let frame = wire::decode_frame(&self.scratch).map_err(|_| Damage)?;
+            if frame.revision != revision || frame.index != loading.next_frame {
+                return Err(Damage);
+            }
+            let builder = &mut loading.builder;
+            let mut built = Ok(());
+            frame
+                .entries(|entry| {
+                    if built.is_ok() {
+                        built = builder.push(&entry);
+                    }
+                })
+                .map_err(|_| Damage)?;
+            built.map_err(|_| Damage)?;
+            loading.next_frame += 1;
+        }
+        if loading.next_frame < head.frames {
+            self.loading = Some(loading);
+            return Ok(false);
+        }
+        self.table = loading.builder.finish();
+        self.at = Some(Position::start(&head));
+        self.tainted = false;
+        Ok(true)
+    }
+
+    /// Applies what the log holds beyond our position.
+    fn replay(&mut self, shared: &mut dyn SharedData, head: &Head) -> Result<(), Damage> {
+        let Some(mut at) = self.at else { return Ok(()) };
+        while at.number != head.number {
+            let key = self.keys.log(head.slot(), at.chunk);
+            shared.get(&key, &mut self.scratch).map_err(|_| Damage)?;
+            let last = at.chunk == head.last_chunk;
+            if last {
+                self.scratch.truncate(head.last_chunk_bytes as usize);
+            }
+            let rest = self.scratch.get(at.offset as usize..).ok_or(Damage)?;
+            let frames = wire::decode_frames(rest).map_err(|_| Damage)?;
+            for frame in frames {
+                let forward = frame.revision.epoch == head.epoch
+                    && frame.revision.number <= head.number
+                    && (frame.revision.number > at.number
+                        || (frame.revision.number == at.number && frame.index > 0));
+                if !forward {
+                    return Err(Damage);
+                }
+                self.changes.clear();
+                let changes = &mut self.changes;
+                frame.changes(|change| changes.push(change)).map_err(|_| Damage)?;
+                self.table.apply(&self.changes);
+                at.number = frame.revision.number;
+                at.offset += frame.bytes.len() as u32;
+                // What was applied stays applied, whatever comes after it.
+                self.at = Some(at);
+            }
+            if last {
+                break;
+            }
+            at.chunk += 1;
+            at.offset = 0;
+        }
+        if at.number == head.number {
+            self.at = Some(at);
+            Ok(())
+        } else {
+            Err(Damage)
+        }
+    }
+}
+
+impl Position {
+    /// At the start of the log, right after the snapshot.
+    const fn start(head: &Head) -> Self {
+        Self {
+            epoch: head.epoch,
+            generation: head.generation,
+            number: head.snapshot,
+            chunk: 0,
+            offset: 0,
+        }
+    }
+}
+
+/// Shared data does not hold what the head promises.
+#[derive(Debug)]
+struct Damage;

@@ -166,13 +166,15 @@ pub fn encode_delta(
     created: UnixSeconds,
     changes: &[Change],
 ) -> Vec<u8> {
+    // A change of revision without a change for proxies still has a frame: readers of the
+    // log move forward by frames.
     let frames = changes.chunks(FRAME_ENTRIES);
     let header = Header {
         kind: Kind::Delta,
         revision,
         base,
         created,
-        frames: frames.len() as u32,
+        frames: frames.len().max(1) as u32,
         entries: changes.len() as u32,
     };
     let mut out = Vec::with_capacity(HEADER_BYTES + FRAME_HEADER_BYTES + changes.len() * 16);
@@ -184,6 +186,9 @@ pub fn encode_delta(
             put_change(&mut payload, change);
         }
         put_frame(&mut out, Kind::Delta, revision, index as u32, chunk.len() as u32, &payload);
+    }
+    if changes.is_empty() {
+        put_frame(&mut out, Kind::Delta, revision, 0, 0, &[]);
     }
     out
 }
@@ -197,16 +202,44 @@ pub struct Message<'a> {
     pub frames: Vec<Frame<'a>>,
 }
 
-/// Reads a message and verifies every checksum, every frame's place and the totals.
+/// Reads a message that must fill `bytes`, and verifies every checksum, every frame's place
+/// and the totals.
 ///
 /// # Errors
 /// A [`DecodeError`]; nothing of a bad message is used.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
+    let (message, rest) = decode_first(bytes)?;
+    if rest.is_empty() { Ok(message) } else { Err(DecodeError::Malformed) }
+}
+
+/// Reads the body of an answer: one message, or a snapshot followed by the delta that leads
+/// from it to the present (so that a control plane need not encode a snapshot for each
+/// revision, and nobody ever sees an older set than before).
+///
+/// # Errors
+/// A [`DecodeError`]; nothing of a bad body is used.
+pub fn decode_body(bytes: &[u8]) -> Result<(Message<'_>, Option<Message<'_>>), DecodeError> {
+    let (first, rest) = decode_first(bytes)?;
+    if rest.is_empty() {
+        return Ok((first, None));
+    }
+    let second = decode(rest)?;
+    let follows = first.header.kind == Kind::Snapshot
+        && second.header.kind == Kind::Delta
+        && second.header.revision.epoch == first.header.revision.epoch
+        && second.header.base == first.header.revision.number;
+    if follows { Ok((first, Some(second))) } else { Err(DecodeError::Malformed) }
+}
+
+fn decode_first(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), DecodeError> {
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(DecodeError::TooLarge);
     }
     let mut reader = Reader::new(bytes);
     let header = take_header(&mut reader)?;
+    if header.kind == Kind::Delta && header.frames == 0 {
+        return Err(DecodeError::Malformed);
+    }
     if header.entries as usize > MAX_ENTRIES {
         return Err(DecodeError::TooLarge);
     }
@@ -220,10 +253,10 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         entries += u64::from(frame.count);
         frames.push(frame);
     }
-    if !reader.is_empty() || entries != u64::from(header.entries) {
+    if entries != u64::from(header.entries) {
         return Err(DecodeError::Malformed);
     }
-    Ok(Message { header, frames })
+    Ok((Message { header, frames }, reader.rest()))
 }
 
 /// Reads one frame that must fill `bytes`.
@@ -593,6 +626,27 @@ mod tests {
         let bytes = encode_delta(11, REVISION, 77, &changes);
         assert_eq!(delta_changes(&bytes).unwrap(), changes);
         assert_eq!(decode(&bytes).unwrap().header.base, 11);
+    }
+
+    #[test]
+    fn a_body_is_one_message_or_a_snapshot_and_the_delta_from_it() {
+        let snapshot = encode_snapshot(REVISION, 1, &some_entries());
+        let later = Revision { number: 15, ..REVISION };
+        let delta = encode_delta(12, later, 1, &[]);
+        assert_eq!(decode(&delta).unwrap().frames.len(), 1, "an empty step still has a frame");
+        let both = [snapshot.clone(), delta.clone()].concat();
+        let (first, second) = decode_body(&both).unwrap();
+        assert_eq!((first.header.revision, second.unwrap().header.revision), (REVISION, later));
+        assert!(decode_body(&snapshot).unwrap().1.is_none());
+        for wrong in [
+            [delta.clone(), snapshot.clone()].concat(),
+            [snapshot.clone(), encode_delta(13, later, 1, &[])].concat(),
+            [snapshot.clone(), encode_delta(12, Revision { epoch: 1, number: 15 }, 1, &[])].concat(),
+            [snapshot.clone(), snapshot.clone()].concat(),
+            [both.clone(), delta].concat(),
+        ] {
+            assert_eq!(decode_body(&wrong), Err(DecodeError::Malformed));
+        }
     }
 
     #[test]

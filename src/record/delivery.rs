@@ -1,1 +1,309 @@
-//! To be written.
+//! Shipping batches: at least once on the wire, exactly once in the store.
+//!
+//! A batch gets its number when it is first sent and keeps it until it is answered; the
+//! control plane stores a (stream, number) once. So a lost answer costs a repetition, never
+//! a record, and a control plane that is down costs only what the buffer can't hold, which
+//! is counted and reported with the next message.
+
+use super::buffer::{Buffer, Sealed, Totals};
+use super::{BatchHeader, wire};
+use crate::decisions::Revision;
+
+/// Batches on their way at one time.
+pub const MAX_IN_FLIGHT: usize = 4;
+/// How long the control plane has to answer; to be given to the host with the call.
+pub const TIMEOUT_MS: u64 = 10_000;
+/// A call whose answer never comes is given up after this.
+const GIVE_UP_US: u64 = 20_000_000;
+/// First and longest pause after a failure.
+const BACKOFF_US: (u64, u64) = (200_000, 5_000_000);
+/// A worker that has something to say (losses, a revision applied) says so after this.
+const REPORT_SOON_US: u64 = 1_000_000;
+/// A worker that has seen requests reports at least this often.
+const REPORT_US: u64 = 10_000_000;
+
+/// Who ships.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Random number of this worker's life.
+    pub stream: u64,
+    /// Its start, Unix microseconds.
+    pub started_us: u64,
+    /// Name of the proxy.
+    pub proxy: String,
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shipment {
+    /// To be named with the answer.
+    pub ticket: u64,
+    /// The body of `POST /v1/requests`.
+    pub body: Vec<u8>,
+}
+
+/// What became of a shipment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Stored (or stored before).
+    Stored,
+    /// Will never be taken: bad or too large.
+    Rejected,
+    /// Not now: try again.
+    Failed,
+}
+
+impl Answer {
+    /// Reads a response status; 0 stands for a reset.
+    #[must_use]
+    pub const fn from_status(status: u16) -> Self {
+        match status {
+            200..=299 => Self::Stored,
+            400 | 413 | 415 | 422 => Self::Rejected,
+            // Wrong token, wrong path, overload: mended on the other side, some day.
+            _ => Self::Failed,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    number: u64,
+    sealed: Sealed,
+    /// Set while a call is under way.
+    call: Option<Call>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    ticket: u64,
+    since_us: u64,
+}
+
+/// One worker's shipping.
+#[derive(Debug)]
+pub struct Delivery {
+    identity: Identity,
+    outgoing: Vec<Outgoing>,
+    report: Option<Call>,
+    next_number: u64,
+    next_ticket: u64,
+    failures: u32,
+    not_before_us: u64,
+    last_sent_us: u64,
+    reported: (Totals, Revision),
+    random: u64,
+}
+
+impl Delivery {
+    /// Nothing shipped yet.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        let random = identity.stream | 1;
+        Self {
+            identity,
+            outgoing: Vec::new(),
+            report: None,
+            next_number: 1,
+            next_ticket: 1,
+            failures: 0,
+            not_before_us: 0,
+            last_sent_us: 0,
+            reported: (Totals::default(), Revision::default()),
+            random,
+        }
+    }
+
+    /// Bytes of batches that were sent and not answered.
+    #[must_use]
+    pub fn outgoing_bytes(&self) -> usize {
+        self.outgoing.iter().map(|outgoing| outgoing.sealed.records.len()).sum()
+    }
+
+    /// Whether the last attempt failed.
+    #[must_use]
+    pub const fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Whether everything taken from the buffer was answered.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.outgoing.is_empty()
+    }
+
+    /// The next message to send now, if any; call until `None`. `draining` lifts the limit
+    /// on what is under way: the worker is about to end.
+    pub fn next(
+        &mut self,
+        now_us: u64,
+        buffer: &mut Buffer,
+        applied: Revision,
+        draining: bool,
+    ) -> Option<Shipment> {
+        self.give_up(now_us);
+        // A clock set back by more than the longest pause ends the pause.
+        let pausing = now_us < self.not_before_us
+            && self.not_before_us <= now_us.saturating_add(BACKOFF_US.1);
+        if pausing && !draining {
+            return None;
+        }
+        let under_way = self.outgoing.iter().filter(|outgoing| outgoing.call.is_some()).count();
+        // While it fails, one attempt at a time finds out when it is over.
+        let most = if draining {
+            usize::MAX
+        } else if self.failures > 0 {
+            1
+        } else {
+            MAX_IN_FLIGHT
+        };
+        if under_way >= most {
+            return None;
+        }
+        let waiting = self.outgoing.iter().position(|outgoing| outgoing.call.is_none());
+        let index = match waiting {
+            Some(index) => index,
+            None if draining || self.outgoing.len() < MAX_IN_FLIGHT => {
+                let Some(sealed) = buffer.take() else {
+                    return self.report(now_us, buffer, applied);
+                };
+                let number = self.next_number;
+                self.next_number += 1;
+                self.outgoing.push(Outgoing { number, sealed, call: None });
+                self.outgoing.len() - 1
+            }
+            None => return None,
+        };
+        let call = self.call(now_us);
+        let totals = buffer.totals();
+        let header = |number| self.header(number, now_us, totals, applied);
+        let outgoing = self.outgoing.get(index)?;
+        let body = wire::encode(
+            &header(outgoing.number),
+            outgoing.sealed.base_us,
+            outgoing.sealed.count,
+            &outgoing.sealed.records,
+        );
+        if let Some(outgoing) = self.outgoing.get_mut(index) {
+            outgoing.call = Some(call);
+        }
+        self.note_sent(now_us, totals, applied);
+        Some(Shipment { ticket: call.ticket, body })
+    }
+
+    /// Takes the answer to a shipment. Returns the requests whose records were lost by it.
+    pub fn answered(
+        &mut self,
+        ticket: u64,
+        answer: Answer,
+        now_us: u64,
+        buffer: &mut Buffer,
+    ) -> u64 {
+        if self.report.is_some_and(|call| call.ticket == ticket) {
+            self.report = None;
+            self.note_answer(answer, now_us);
+            return 0;
+        }
+        let index = self
+            .outgoing
+            .iter()
+            .position(|outgoing| outgoing.call.is_some_and(|call| call.ticket == ticket));
+        // An answer to a call that was given up: the batch is being sent again.
+        let Some(index) = index else { return 0 };
+        self.note_answer(answer, now_us);
+        match answer {
+            Answer::Stored => {
+                self.outgoing.remove(index);
+                0
+            }
+            Answer::Rejected => {
+                let weight = self.outgoing.remove(index).sealed.weight;
+                buffer.count_lost(weight);
+                weight
+            }
+            Answer::Failed => {
+                if let Some(outgoing) = self.outgoing.get_mut(index) {
+                    outgoing.call = None;
+                }
+                0
+            }
+        }
+    }
+
+    /// A message without records: totals and the applied revision.
+    fn report(&mut self, now_us: u64, buffer: &Buffer, applied: Revision) -> Option<Shipment> {
+        let totals = buffer.totals();
+        let since_us = now_us.checked_sub(self.last_sent_us).unwrap_or(REPORT_US);
+        let news = self.reported != (totals, applied);
+        let due = (news && since_us >= REPORT_SOON_US) || since_us >= REPORT_US;
+        if totals.seen == 0 || !due || self.report.is_some() {
+            return None;
+        }
+        let call = self.call(now_us);
+        let body = wire::encode(&self.header(0, now_us, totals, applied), now_us, 0, &[]);
+        self.report = Some(call);
+        self.note_sent(now_us, totals, applied);
+        Some(Shipment { ticket: call.ticket, body })
+    }
+
+    fn header(
+        &self,
+        number: u64,
+        now_us: u64,
+        totals: Totals,
+        applied: Revision,
+    ) -> BatchHeader<'_> {
+        BatchHeader {
+            stream: self.identity.stream,
+            number,
+            started_us: self.identity.started_us,
+            sent_us: now_us,
+            proxy: self.identity.proxy.as_bytes(),
+            version: crate::VERSION.as_bytes(),
+            applied,
+            seen: totals.seen,
+            lost: totals.lost,
+            skipped: totals.skipped,
+        }
+    }
+
+    const fn call(&mut self, now_us: u64) -> Call {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        Call { ticket, since_us: now_us }
+    }
+
+    const fn note_sent(&mut self, now_us: u64, totals: Totals, applied: Revision) {
+        self.last_sent_us = now_us;
+        self.reported = (totals, applied);
+    }
+
+    fn note_answer(&mut self, answer: Answer, now_us: u64) {
+        if answer != Answer::Failed {
+            self.failures = 0;
+            self.not_before_us = 0;
+            return;
+        }
+        let doubled = BACKOFF_US.0 << self.failures.min(10);
+        self.failures = self.failures.saturating_add(1);
+        // xorshift64 (Marsaglia 2003), so that workers do not come back in step.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let pause_us = doubled.min(BACKOFF_US.1);
+        self.not_before_us = now_us + pause_us / 2 + self.random % (pause_us / 2);
+    }
+
+    fn give_up(&mut self, now_us: u64) {
+        let over =
+            |call: Call| now_us.checked_sub(call.since_us).is_none_or(|us| us >= GIVE_UP_US);
+        for outgoing in &mut self.outgoing {
+            if outgoing.call.is_some_and(over) {
+                outgoing.call = None;
+            }
+        }
+        if self.report.is_some_and(over) {
+            self.report = None;
+        }
+    }
+}

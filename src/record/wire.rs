@@ -105,20 +105,46 @@ pub fn encode(header: &BatchHeader<'_>, base_us: u64, count: u32, records: &[u8]
 /// Appends one record to the records of a batch. `previous_us` is the time of the record
 /// before it (the batch's base time for the first).
 pub fn put_record(out: &mut Vec<u8>, previous_us: u64, record: &Record<'_>) {
-    let family = match record.ip {
+    put_record_head(
+        out,
+        previous_us,
+        record.time_us,
+        record.ip,
+        record.verdict,
+        record.weight,
+        record.decision,
+    );
+    put_record_tail(out, record);
+}
+
+/// The first part of a record: what differs between the requests of a flood.
+pub fn put_record_head(
+    out: &mut Vec<u8>,
+    previous_us: u64,
+    time_us: u64,
+    ip: Option<IpAddr>,
+    verdict: Verdict,
+    weight: u32,
+    decision: u32,
+) {
+    let family = match ip {
         None => 0u8,
         Some(IpAddr::V4(_)) => 1,
         Some(IpAddr::V6(_)) => 2,
     };
-    out.push((record.verdict as u8) | (family << 4));
-    match record.ip {
+    out.push((verdict as u8) | (family << 4));
+    match ip {
         None => {}
         Some(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
         Some(IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
     }
-    put_varint(out, zigzag(record.time_us.wrapping_sub(previous_us) as i64));
-    put_varint(out, u64::from(record.weight));
-    put_varint(out, u64::from(record.decision));
+    put_varint(out, zigzag(time_us.wrapping_sub(previous_us) as i64));
+    put_varint(out, u64::from(weight));
+    put_varint(out, u64::from(decision));
+}
+
+/// The rest of a record: what it says about the request.
+pub fn put_record_tail(out: &mut Vec<u8>, record: &Record<'_>) {
     put_bytes(out, record.rule, bounds::RULE_BYTES);
     put_bytes(out, record.method, bounds::METHOD_BYTES);
     put_bytes(out, record.host, bounds::HOST_BYTES);
