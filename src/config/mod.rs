@@ -1,0 +1,182 @@
+//! The plugin's configuration: JSON in, checked values out.
+//!
+//! [`check`] finds all errors at once, each with its place, what was found, what was
+//! expected and how to mend it. Unknown settings and settings given twice are errors: a
+//! misspelt protection must not be silently absent. The filter and
+//! `ipwarden check-config` run the same code.
+//!
+//! What this module does not do: it reads no environment (a [`Token`] may only name a
+//! variable) and knows nothing of Envoy (a missing [`Config::proxy`] is for the host to fill).
+
+mod json;
+mod reader;
+mod sections;
+
+use core::fmt;
+use core::time::Duration;
+
+use self::json::Json;
+use self::reader::{Errors, Section};
+use crate::client_ip::Source;
+
+pub use self::reader::ConfigError;
+
+/// Largest configuration read, in bytes.
+pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
+
+/// Sections that later versions read. Until then they are refused by name: a limit that is
+/// configured and not enforced would be worse than none.
+const LATER_SECTIONS: [&str; 5] = ["identity", "limits", "geo", "localize", "privacy"];
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Name of this proxy in records and in the fleet. `None`: the id of the Envoy node.
+    pub proxy: Option<String>,
+    /// Where decisions come from and records go. `None`: nothing is fetched or shipped.
+    pub control_plane: Option<ControlPlane>,
+    /// Which address is the client.
+    pub client_ip: Source,
+    /// How decisions are enforced.
+    pub decisions: Decisions,
+    /// What is recorded and how it is shipped.
+    pub records: Records,
+}
+
+/// How the control plane is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// Name of the Envoy cluster.
+    pub cluster: String,
+    /// `:authority` of the requests; the cluster's name unless given.
+    pub authority: String,
+    /// The bearer token of role `proxy`.
+    pub token: Token,
+}
+
+/// Where the token is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Token {
+    /// In the configuration itself.
+    Literal(String),
+    /// In this environment variable of the VM (`vm_config.environment_variables`).
+    Env(String),
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("Literal(…)"),
+            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
+        }
+    }
+}
+
+/// How decisions are enforced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decisions {
+    /// What happens to requests until the first decision set has arrived.
+    pub on_start: OnStart,
+    /// Status of a refused request, 400 to 599.
+    pub refuse_status: u16,
+    /// A link that a refused person may follow: `https:` or `mailto:`.
+    pub contact: Option<String>,
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Self { on_start: OnStart::Open, refuse_status: 403, contact: None }
+    }
+}
+
+/// What happens to requests until the first decision set has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnStart {
+    /// They pass.
+    Open,
+    /// They are refused with 503.
+    Closed,
+}
+
+/// What is recorded and how it is shipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Records {
+    /// Most records in a batch, 1 to 5000.
+    pub max_batch: u32,
+    /// A batch is shipped at the latest after this time, 100 ms to 1 min.
+    pub max_age: Duration,
+    /// Memory bound of one worker's buffer in bytes, 64 KiB to 256 MiB.
+    pub buffer_bytes: usize,
+    /// One in this many ordinary records is kept, 1 to 10000.
+    pub sample: u32,
+    /// Path prefixes whose records are always kept.
+    pub sensitive_paths: Vec<String>,
+    /// Path prefixes that are not recorded (counted as skipped).
+    pub skip_paths: Vec<String>,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self {
+            max_batch: 500,
+            max_age: Duration::from_secs(1),
+            buffer_bytes: 4 * 1024 * 1024,
+            sample: 1,
+            sensitive_paths: vec!["/admin".to_owned(), "/login".to_owned()],
+            skip_paths: Vec::new(),
+        }
+    }
+}
+
+/// Reads and checks a configuration. Nothing at all (or only white space) is the default one.
+///
+/// # Errors
+/// Every error found, in the order of the sections; never empty.
+pub fn check(bytes: &[u8]) -> Result<Config, Vec<ConfigError>> {
+    let mut errors = Errors::default();
+    let config = read(bytes, &mut errors);
+    if errors.0.is_empty() { Ok(config) } else { Err(errors.0) }
+}
+
+fn read(bytes: &[u8], errors: &mut Errors) -> Config {
+    let mut config = Config::default();
+    if bytes.len() > MAX_CONFIG_BYTES {
+        errors.add("", format!("found {} bytes: expected at most {MAX_CONFIG_BYTES}", bytes.len()));
+        return config;
+    }
+    if bytes.trim_ascii().is_empty() {
+        return config;
+    }
+    let json: Json = match serde_json::from_slice(bytes) {
+        Ok(json) => json,
+        Err(error) => {
+            errors.add("", format!("not JSON: {error}"));
+            return config;
+        }
+    };
+    let Some(mut root) = Section::open("", &json, errors) else { return config };
+    if let Some(field) = root.take("proxy") {
+        config.proxy = sections::proxy(&field, errors);
+    }
+    if let Some(field) = root.take("control_plane") {
+        config.control_plane = sections::control_plane(&field, errors);
+    }
+    if let Some(field) = root.take("client_ip") {
+        config.client_ip = sections::client_ip(&field, errors).unwrap_or_default();
+    }
+    if let Some(field) = root.take("decisions") {
+        config.decisions = sections::decisions(&field, errors);
+    }
+    if let Some(field) = root.take("records") {
+        config.records = sections::records(&field, errors);
+    }
+    for name in LATER_SECTIONS {
+        let version = crate::VERSION;
+        root.reject(name, || format!("not supported by ipwarden {version}: remove it"), errors);
+    }
+    root.finish(errors);
+    config
+}
+
+#[cfg(test)]
+mod tests;
