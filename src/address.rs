@@ -93,18 +93,30 @@ pub enum TargetError {
 impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => write!(f, "empty target: expected an IP address or a CIDR such as 192.0.2.7 or 2001:db8::/32"),
+            Self::Empty => write!(
+                f,
+                "empty target: expected an IP address or a CIDR such as 192.0.2.7 or 2001:db8::/32"
+            ),
             Self::TooLong { bytes } => {
-                write!(f, "target of {bytes} bytes is longer than any address: expected an IP address or a CIDR")
+                write!(
+                    f,
+                    "target of {bytes} bytes is longer than any address: expected an IP address or a CIDR"
+                )
             }
             Self::NotAnAddress { found } => {
-                write!(f, "'{found}' is not an IP address: expected one such as 192.0.2.7 or 2001:db8::1, or a CIDR such as 192.0.2.0/24")
+                write!(
+                    f,
+                    "'{found}' is not an IP address: expected one such as 192.0.2.7 or 2001:db8::1, or a CIDR such as 192.0.2.0/24"
+                )
             }
             Self::PrefixLength { found, max } => {
                 write!(f, "prefix length '/{found}' is out of range: expected /0 to /{max}")
             }
             Self::HostBits { found, network, host } => {
-                write!(f, "'{found}' has bits set beyond its prefix: write {network} for the network or {host} for the single address")
+                write!(
+                    f,
+                    "'{found}' has bits set beyond its prefix: write {network} for the network or {host} for the single address"
+                )
             }
         }
     }
@@ -131,9 +143,8 @@ pub fn parse_target(text: &str) -> Result<IpNet, TargetError> {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
     };
-    let ip: IpAddr = address
-        .parse()
-        .map_err(|_| TargetError::NotAnAddress { found: printable(address) })?;
+    let ip: IpAddr =
+        address.parse().map_err(|_| TargetError::NotAnAddress { found: printable(address) })?;
     let max = if ip.is_ipv4() { 32 } else { 128 };
     let Some(prefix) = prefix else { return Ok(host_net(ip)) };
     let bad_prefix = || TargetError::PrefixLength { found: printable(prefix), max };
@@ -222,11 +233,11 @@ mod tests {
             "evil\u{1b}[31m",
             "'evil\\u{1b}[31m' is not an IP address: expected one such as 192.0.2.7 or 2001:db8::1, or a CIDR such as 192.0.2.0/24",
         );
-        refused("", "empty target: expected an IP address or a CIDR such as 192.0.2.7 or 2001:db8::/32");
-        assert_eq!(
-            parse_target(&"1".repeat(65)).unwrap_err(),
-            TargetError::TooLong { bytes: 65 }
+        refused(
+            "",
+            "empty target: expected an IP address or a CIDR such as 192.0.2.7 or 2001:db8::/32",
         );
+        assert_eq!(parse_target(&"1".repeat(65)).unwrap_err(), TargetError::TooLong { bytes: 65 });
     }
 
     #[test]

@@ -42,9 +42,9 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, tail) = rest.split_at_checked(digits).ok_or(DurationError::Syntax)?;
-        let number: u64 = number.parse().map_err(|_| {
-            if digits > 0 { DurationError::TooLong } else { DurationError::Syntax }
-        })?;
+        let number: u64 = number
+            .parse()
+            .map_err(|_| if digits > 0 { DurationError::TooLong } else { DurationError::Syntax })?;
         let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
         let (unit, tail) = tail.split_at_checked(letters).ok_or(DurationError::Syntax)?;
         let unit_ms: u64 = match unit {

@@ -86,7 +86,8 @@ pub mod testing {
             self.sets += 1;
             if let (Some(cas), Some((_, current))) = (cas, self.values.get(key)) {
                 self.attempts = self.attempts.wrapping_add(1);
-                let injected = self.fail_every != 0 && self.attempts.is_multiple_of(self.fail_every);
+                let injected =
+                    self.fail_every != 0 && self.attempts.is_multiple_of(self.fail_every);
                 if injected || (cas != 0 && cas != *current) {
                     return Err(SharedError::CasMismatch);
                 }

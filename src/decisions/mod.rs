@@ -15,6 +15,9 @@ pub mod wire;
 
 use ipnet::IpNet;
 
+/// Where a control plane answers polls.
+pub const POLL_PATH: &str = "/v1/decisions/stream";
+
 /// Number of a decision, unique in one control plane. Shown to refused clients.
 pub type DecisionId = u32;
 

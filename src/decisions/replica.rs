@@ -398,12 +398,7 @@ impl Replicator {
         Ok((Head::decode(&self.scratch), cas))
     }
 
-    fn take_message(
-        &mut self,
-        now_ms: u64,
-        shared: &mut dyn SharedData,
-        bytes: &[u8],
-    ) -> Outcome {
+    fn take_message(&mut self, now_ms: u64, shared: &mut dyn SharedData, bytes: &[u8]) -> Outcome {
         let (message, then) = match wire::decode_body(bytes) {
             Ok(body) => body,
             Err(error) => return Outcome::Bad(error),
@@ -415,12 +410,12 @@ impl Replicator {
         }
         let Ok((head, cas)) = self.read_head(shared) else { return Outcome::Superseded };
         let written = match (message.header.kind, head) {
-            (Kind::Snapshot, _) => self
-                .write_snapshot(shared, &message, head)
-                .and_then(|head| match &then {
+            (Kind::Snapshot, _) => {
+                self.write_snapshot(shared, &message, head).and_then(|head| match &then {
                     Some(delta) => self.append_delta(shared, delta, head),
                     None => Ok(head),
-                }),
+                })
+            }
             (Kind::Delta, Some(head))
                 if head.epoch == message.header.revision.epoch
                     && head.number == message.header.base =>
@@ -714,18 +709,14 @@ impl Follower {
         frames: u32,
     ) -> Result<Refresh, Damage> {
         let continues = !self.tainted
-            && self
-                .at
-                .is_some_and(|at| at.epoch == head.epoch && at.generation == head.generation);
+            && self.at.is_some_and(|at| at.epoch == head.epoch && at.generation == head.generation);
         if continues {
             self.loading = None;
         } else {
             // A new generation of the set we already hold needs no loading when nothing is
             // missing between: same epoch, and the snapshot is what we have.
             let same = !self.tainted
-                && self
-                    .at
-                    .is_some_and(|at| at.epoch == head.epoch && at.number == head.snapshot);
+                && self.at.is_some_and(|at| at.epoch == head.epoch && at.number == head.snapshot);
             let rebuilt_anyway = self.table.len() > head.entries as usize * 2 + 64;
             if same && !rebuilt_anyway && self.loading.is_none() {
                 self.at = Some(Position::start(&head));

@@ -364,16 +364,14 @@ impl<B: Bits> Column<B> {
     fn push(&mut self, start: B, prefix_len: u8, entry: &Entry) {
         let index = self.starts.len() as u32;
         while let Some(&candidate) = self.open.last() {
-            let contains = match (
-                self.starts.get(candidate as usize),
-                self.metas.get(candidate as usize),
-            ) {
-                (Some(&above), Some(meta)) => {
-                    meta.prefix_len::<B>() <= prefix_len
-                        && above.same_prefix(start, u32::from(meta.prefix_len::<B>()))
-                }
-                _ => false,
-            };
+            let contains =
+                match (self.starts.get(candidate as usize), self.metas.get(candidate as usize)) {
+                    (Some(&above), Some(meta)) => {
+                        meta.prefix_len::<B>() <= prefix_len
+                            && above.same_prefix(start, u32::from(meta.prefix_len::<B>()))
+                    }
+                    _ => false,
+                };
             if contains {
                 break;
             }

@@ -82,7 +82,9 @@ impl fmt::Display for DecodeError {
             Self::Version { found } => {
                 write!(f, "decision message version {found} is not known here: expected {VERSION}")
             }
-            Self::Checksum => f.write_str("decision message is corrupt: its checksum does not match"),
+            Self::Checksum => {
+                f.write_str("decision message is corrupt: its checksum does not match")
+            }
             Self::TooLarge => write!(
                 f,
                 "decision message is too large: at most {MAX_ENTRIES} entries in {MAX_MESSAGE_BYTES} bytes"
@@ -243,7 +245,8 @@ fn decode_first(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), DecodeError> {
     if header.entries as usize > MAX_ENTRIES {
         return Err(DecodeError::TooLarge);
     }
-    let mut frames = Vec::with_capacity((header.frames as usize).min(bytes.len() / FRAME_HEADER_BYTES));
+    let mut frames =
+        Vec::with_capacity((header.frames as usize).min(bytes.len() / FRAME_HEADER_BYTES));
     let mut entries = 0u64;
     for index in 0..header.frames {
         let frame = take_frame(&mut reader)?;
@@ -641,7 +644,8 @@ mod tests {
         for wrong in [
             [delta.clone(), snapshot.clone()].concat(),
             [snapshot.clone(), encode_delta(13, later, 1, &[])].concat(),
-            [snapshot.clone(), encode_delta(12, Revision { epoch: 1, number: 15 }, 1, &[])].concat(),
+            [snapshot.clone(), encode_delta(12, Revision { epoch: 1, number: 15 }, 1, &[])]
+                .concat(),
             [snapshot.clone(), snapshot.clone()].concat(),
             [both.clone(), delta].concat(),
         ] {

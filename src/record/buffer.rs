@@ -233,8 +233,14 @@ impl Buffer {
             return;
         }
         let mut tail = Vec::new();
-        let shared_by_all =
-            Record { query: b"", duration_us: 0, bytes_in: 0, bytes_out: 0, request_id: b"", ..*record };
+        let shared_by_all = Record {
+            query: b"",
+            duration_us: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            request_id: b"",
+            ..*record
+        };
         put_record_tail(&mut tail, &shared_by_all);
         let flood = Flood {
             since_us: now_us,
@@ -349,7 +355,10 @@ mod tests {
         while let Some(sealed) = buffer.take() {
             let bytes = wire::encode(&header(), sealed.base_us, sealed.count, &sealed.records);
             let batch = wire::decode(&bytes).unwrap();
-            assert_eq!(sealed.weight, batch.records.iter().map(|r| u64::from(r.weight)).sum());
+            assert_eq!(
+                sealed.weight,
+                batch.records.iter().map(|r| u64::from(r.weight)).sum::<u64>()
+            );
             records.extend(batch.records.iter().map(|r| (r.verdict, r.weight, r.path.to_vec())));
         }
         records

@@ -114,6 +114,12 @@ impl Delivery {
         }
     }
 
+    /// Name of the proxy.
+    #[must_use]
+    pub fn proxy(&self) -> &str {
+        &self.identity.proxy
+    }
+
     /// Bytes of batches that were sent and not answered.
     #[must_use]
     pub fn outgoing_bytes(&self) -> usize {
@@ -295,8 +301,7 @@ impl Delivery {
     }
 
     fn give_up(&mut self, now_us: u64) {
-        let over =
-            |call: Call| now_us.checked_sub(call.since_us).is_none_or(|us| us >= GIVE_UP_US);
+        let over = |call: Call| now_us.checked_sub(call.since_us).is_none_or(|us| us >= GIVE_UP_US);
         for outgoing in &mut self.outgoing {
             if outgoing.call.is_some_and(over) {
                 outgoing.call = None;

@@ -12,6 +12,9 @@ pub mod wire;
 
 use core::net::IpAddr;
 
+/// Where a control plane takes batches.
+pub const SHIP_PATH: &str = "/v1/requests";
+
 /// Bounds of a record's fields in bytes; longer values are cut.
 pub mod bounds {
     /// Method.

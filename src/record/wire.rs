@@ -47,7 +47,9 @@ pub enum DecodeError {
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotABatch => f.write_str("not a batch of records: expected it to start with IPWR"),
+            Self::NotABatch => {
+                f.write_str("not a batch of records: expected it to start with IPWR")
+            }
             Self::Version { found } => {
                 write!(f, "batch version {found} is not known here: expected {VERSION}")
             }

@@ -1,0 +1,114 @@
+//! The filter's metrics in Envoy.
+//!
+//! The ABI has no labels: `name.tag=value` is taken apart by `stats_config.stats_tags` of
+//! the bootstrap (see `envoy/envoy.yaml`). Values of tags are fixed words, never a client's
+//! input: Envoy keeps a stat for ever.
+
+use super::abi::{self, Metric};
+use crate::record::Verdict;
+
+/// A metric that the host may have refused to define.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handle(Option<u32>);
+
+impl Handle {
+    fn counter(name: &str) -> Self {
+        Self(abi::define(Metric::Counter, name))
+    }
+
+    fn gauge(name: &str) -> Self {
+        Self(abi::define(Metric::Gauge, name))
+    }
+
+    #[inline]
+    pub(super) fn add(self, count: u64) {
+        if let Some(id) = self.0
+            && count > 0
+        {
+            abi::increment(id, i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    #[inline]
+    pub(super) fn set(self, value: u64) {
+        if let Some(id) = self.0 {
+            abi::record(id, value);
+        }
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    requests: [Handle; Verdict::ALL.len()],
+    /// Requests whose client address is not known (pipes, internal listeners).
+    pub(super) address_unknown: Handle,
+    /// Requests judged although the host refused to tell something.
+    pub(super) host_errors: Handle,
+    /// Revision in force (of the worker that wrote last).
+    pub(super) revision: Handle,
+    /// Entries in a worker's table.
+    pub(super) entries: Handle,
+    /// Polls that brought a snapshot, a delta, nothing, a refusal, no answer, a bad message.
+    pub(super) polls_snapshot: Handle,
+    pub(super) polls_delta: Handle,
+    pub(super) polls_unchanged: Handle,
+    pub(super) polls_refused: Handle,
+    pub(super) polls_failed: Handle,
+    pub(super) polls_bad: Handle,
+    pub(super) polls_superseded: Handle,
+    /// Unix time of the last poll that was answered: how stale the set may be.
+    pub(super) synced: Handle,
+    /// How often a worker took over as the leader.
+    pub(super) takeovers: Handle,
+    /// Damaged shared data found.
+    pub(super) damaged: Handle,
+    pub(super) batches_stored: Handle,
+    pub(super) batches_rejected: Handle,
+    pub(super) batches_failed: Handle,
+    /// Requests whose records were dropped.
+    pub(super) records_lost: Handle,
+    /// Bytes of records held (of the worker that wrote last).
+    pub(super) records_held: Handle,
+}
+
+impl Metrics {
+    pub(super) fn define() -> Self {
+        let requests = Verdict::ALL.map(|verdict| {
+            Handle::counter(&format!("ipwarden_requests.verdict={}", verdict.as_str()))
+        });
+        let poll = |result: &str| Handle::counter(&format!("ipwarden_polls.result={result}"));
+        let batch = |result: &str| Handle::counter(&format!("ipwarden_batches.result={result}"));
+        let metrics = Self {
+            requests,
+            address_unknown: Handle::counter("ipwarden_address_unknown"),
+            host_errors: Handle::counter("ipwarden_host_errors"),
+            revision: Handle::gauge("ipwarden_decisions_revision"),
+            entries: Handle::gauge("ipwarden_decisions_entries"),
+            polls_snapshot: poll("snapshot"),
+            polls_delta: poll("delta"),
+            polls_unchanged: poll("unchanged"),
+            polls_refused: poll("refused"),
+            polls_failed: poll("failed"),
+            polls_bad: poll("bad"),
+            polls_superseded: poll("superseded"),
+            synced: Handle::gauge("ipwarden_decisions_synced_seconds"),
+            takeovers: Handle::counter("ipwarden_leader_takeovers"),
+            damaged: Handle::counter("ipwarden_shared_data_damaged"),
+            batches_stored: batch("stored"),
+            batches_rejected: batch("rejected"),
+            batches_failed: batch("failed"),
+            records_lost: Handle::counter("ipwarden_records_lost"),
+            records_held: Handle::gauge("ipwarden_records_held_bytes"),
+        };
+        Handle::gauge(&format!("ipwarden_build_info.version={}", crate::VERSION)).set(1);
+        metrics
+    }
+
+    #[inline]
+    pub(super) fn count_request(&self, verdict: Verdict) {
+        if let Some(handle) = self.requests.get(verdict as usize) {
+            handle.add(1);
+        }
+    }
+}
