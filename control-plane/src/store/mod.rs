@@ -3,8 +3,22 @@
 //! *State* is small and precious: decisions, tokens, audit, proxies. *Log* is large and
 //! passes through: records. Both start on SQLite; each can be outgrown on its own.
 //!
-//! Every implementation passes the same contract suite ([`contract`]). Time comes in as an
-//! argument; a store has no clock.
+//! | module | owns |
+//! |---|---|
+//! | [`sqlite`] | both stores in SQLite files |
+//! | [`view`] | a shipped record as it is stored and shown |
+//! | [`text`], [`flags`] | clients' bytes and Envoy's response flags as text |
+//!
+//! Every implementation passes the same contract suite (`contract`, built for tests). Time
+//! comes in as an argument; a store has no clock.
+
+pub mod flags;
+pub mod sqlite;
+pub mod text;
+pub mod view;
+
+#[cfg(test)]
+mod contract;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;

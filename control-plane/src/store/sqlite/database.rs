@@ -1,0 +1,261 @@
+//! Opening a file: whose it is, its schema, its settings; what went wrong.
+//!
+//! A file that is not ours, is damaged, is in use, or was written by a later version is
+//! refused before anything in it is changed.
+
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite_migration::{M, Migrations};
+
+use crate::store::StoreError;
+
+/// What a job on a connection comes to.
+pub(super) type Work<T> = Result<T, Failure>;
+
+/// Why a job on a connection failed, before the file is named.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// SQLite says so.
+    Sqlite(rusqlite::Error),
+    /// We say so.
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Failure {
+    /// Something in the file that we never write.
+    pub(super) fn damaged(what: &str) -> Self {
+        Self::Store(StoreError::Internal(format!("damaged file: {what}")))
+    }
+}
+
+/// What kind of file is expected.
+#[derive(Debug)]
+pub(super) struct Kind {
+    /// Word for messages: state, log.
+    pub what: &'static str,
+    /// Number in the file's header that says it is ours.
+    pub application_id: i32,
+    /// Its schema, step by step.
+    pub migrations: &'static [M<'static>],
+    /// Page cache of the writing connection.
+    pub cache_kib: u32,
+    /// Size of the write-ahead log at which it is moved into the file.
+    pub checkpoint_pages: u32,
+    /// Whether the whole file is checked when it is opened. Only for small files.
+    pub check_all: bool,
+}
+
+/// A file that was found fit to use.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    kind: &'static Kind,
+}
+
+/// How long a connection waits for another's lock before it gives up.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// The write-ahead log is cut to this when it has been moved into the file.
+const WAL_LIMIT_BYTES: u32 = 64 * 1024 * 1024;
+/// Prepared statements kept by a connection.
+const STATEMENTS: usize = 64;
+
+impl Database {
+    /// Opens or creates a file and brings its schema up to date. Returns the connection to
+    /// write with, and the lock that keeps other processes away as long as it lives.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] names the file and how to mend it;
+    /// [`StoreError::Unavailable`] when it can't be opened now.
+    pub(super) fn open(
+        path: &Path,
+        kind: &'static Kind,
+    ) -> Result<(Self, Connection, File), StoreError> {
+        let database = Self { path: path.to_owned(), kind };
+        let lock = database.lock()?;
+        // SQLite gives the files beside this one the mode of this one.
+        let file = open_private(path).map_err(|error| database.cannot_open(&error))?;
+        let is_new = file.metadata().map_err(|error| database.cannot_open(&error))?.len() == 0;
+        drop(file);
+        let mut connection = database.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        if !is_new {
+            database.check(&connection)?;
+        }
+        database.migrate(&mut connection)?;
+        Ok((database, connection, lock))
+    }
+
+    /// One more connection, which can't write.
+    pub(super) fn reader(&self) -> Result<Connection, StoreError> {
+        self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    /// Names the file in a failure.
+    pub(super) fn error(&self, failure: Failure) -> StoreError {
+        let error = match failure {
+            Failure::Store(StoreError::Internal(what)) => {
+                return StoreError::Internal(format!("{}: {what}", self.path.display()));
+            }
+            Failure::Store(error) => return error,
+            Failure::Sqlite(error) => error,
+        };
+        let path = self.path.display();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => self.not_ours("it is no SQLite database"),
+            Some(ErrorCode::DatabaseCorrupt) => self.damaged(&error.to_string()),
+            Some(
+                ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::OutOfMemory,
+            ) => StoreError::Unavailable(format!("{path}: {error}")),
+            _ => StoreError::Internal(format!("{path}: {error}")),
+        }
+    }
+
+    fn lock(&self) -> Result<File, StoreError> {
+        let file =
+            open_private(&beside(&self.path, ".lock")).map_err(|error| self.cannot_open(&error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Unusable(format!(
+                "{} is in use by another process: stop that one, or choose another data directory",
+                self.path.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(self.cannot_open(&error)),
+        }
+    }
+
+    fn connect(&self, mode: OpenFlags) -> Result<Connection, StoreError> {
+        let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        Connection::open_with_flags(&self.path, flags)
+            .and_then(|connection| {
+                self.set_up(&connection, mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+                Ok(connection)
+            })
+            .map_err(|error| self.error(error.into()))
+    }
+
+    fn set_up(&self, connection: &Connection, writes: bool) -> rusqlite::Result<()> {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        rusqlite::vtab::array::load_module(connection)?;
+        // A damaged or crafted file must not make SQLite run anything.
+        connection.pragma_update(None, "trusted_schema", false)?;
+        if writes {
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            connection.pragma_update(None, "journal_size_limit", WAL_LIMIT_BYTES)?;
+            connection.pragma_update(None, "wal_autocheckpoint", self.kind.checkpoint_pages)?;
+            connection.pragma_update(None, "cache_size", -i64::from(self.kind.cache_kib))?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, connection: &Connection) -> Result<(), StoreError> {
+        let number = |name: &str| {
+            connection
+                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                .map_err(|error| self.error(error.into()))
+        };
+        let schema = number("user_version")?;
+        let application_id = number("application_id")?;
+        let tables: i64 = connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(|error| self.error(error.into()))?;
+        // An empty database is what a crash during the first start leaves behind.
+        if tables == 0 && schema == 0 && application_id == 0 {
+            return Ok(());
+        }
+        if application_id != i64::from(self.kind.application_id) {
+            return Err(self.not_ours("it is another program's SQLite database"));
+        }
+        let known = self.kind.migrations.len();
+        if usize::try_from(schema).map_or(true, |schema| schema > known) {
+            return Err(StoreError::Unusable(format!(
+                "{} was written by a later version of ipwarden (schema {schema}, this version \
+                 knows {known}): run that version, or choose another data directory",
+                self.path.display()
+            )));
+        }
+        if self.kind.check_all {
+            let verdict: String = connection
+                .pragma_query_value(None, "quick_check", |row| row.get(0))
+                .map_err(|error| self.error(error.into()))?;
+            if verdict != "ok" {
+                return Err(self.damaged(verdict.lines().next().unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+
+    fn migrate(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        Migrations::from_slice(self.kind.migrations).to_latest(connection).map_err(|error| {
+            match error {
+                rusqlite_migration::Error::RusqliteError { err, .. } => self.error(err.into()),
+                other => StoreError::Internal(format!("{}: {other}", self.path.display())),
+            }
+        })
+    }
+
+    fn not_ours(&self, why: &str) -> StoreError {
+        StoreError::Unusable(format!(
+            "{} is not the {} of an ipwarden, {why}: move it away, or choose another data directory",
+            self.path.display(),
+            self.kind.what
+        ))
+    }
+
+    fn damaged(&self, how: &str) -> StoreError {
+        StoreError::Unusable(format!(
+            "{} is damaged ({how}): restore it from a backup, or move it away to start with an \
+             empty one",
+            self.path.display()
+        ))
+    }
+
+    fn cannot_open(&self, error: &std::io::Error) -> StoreError {
+        StoreError::Unavailable(format!("can't open {}: {error}", self.path.display()))
+    }
+}
+
+/// The path of a file that belongs to this one.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Opens or creates a file that only its owner can read, whatever it was before.
+fn open_private(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}

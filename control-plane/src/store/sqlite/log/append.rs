@@ -1,0 +1,148 @@
+//! Storing batches: all of a call in one transaction.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use rusqlite::{CachedStatement, Transaction, params};
+
+use super::prepared::{Prepared, Row};
+use super::strings::Strings;
+use super::{hour_of, request_id, streams};
+use crate::store::Appended;
+use crate::store::sqlite::database::Work;
+use crate::store::text::display_bytes;
+use crate::store::view::clamped;
+
+/// What the writer keeps between calls; thrown away when a call fails.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    strings: Strings,
+}
+
+/// Stores what is new of some batches and notes what their senders report.
+pub(super) fn append(
+    tx: &Transaction<'_>,
+    cache: &mut Cache,
+    batches: &[Prepared],
+) -> Work<Vec<Appended>> {
+    let first: i64 = tx.query_row("SELECT next_record FROM meta", [], |row| row.get(0))?;
+    let mut call = Call {
+        tx,
+        strings: &mut cache.strings,
+        insert: tx.prepare_cached(INSERT)?,
+        hours: BTreeMap::new(),
+        next: first,
+    };
+    let outcomes = batches.iter().map(|batch| call.store(batch)).collect::<Work<Vec<_>>>()?;
+    let Call { hours, next, .. } = call;
+    if next > first {
+        tx.execute("UPDATE meta SET next_record = ?1", [next])?;
+        widen_hours(tx, &hours)?;
+    }
+    Ok(outcomes)
+}
+
+const INSERT: &str = "INSERT INTO records (id, time, ip, verdict, decision, rule, weight, method, \
+     host, path, query, status, flags, duration_us, bytes_in, bytes_out, user_agent, request_id, \
+     proxy) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
+     ?18, ?19)";
+
+/// One call of `append`.
+struct Call<'c> {
+    tx: &'c Transaction<'c>,
+    strings: &'c mut Strings,
+    insert: CachedStatement<'c>,
+    /// First and last number of a record of each hour.
+    hours: BTreeMap<i64, (i64, i64)>,
+    /// Number of the next record.
+    next: i64,
+}
+
+impl Call<'_> {
+    fn store(&mut self, batch: &Prepared) -> Work<Appended> {
+        let mut stream = streams::load(self.tx, batch.stream)?;
+        // A batch of number 0 can't be told from its repetition, so it may carry no records.
+        let outcome = if batch.number == 0 {
+            Appended::Noted
+        } else if !stream.numbers.insert(batch.number) {
+            Appended::Duplicate
+        } else if batch.rows.is_empty() {
+            Appended::Noted
+        } else {
+            let first_id = self.next;
+            for row in &batch.rows {
+                self.insert(batch, row)?;
+            }
+            Appended::Stored { first_id }
+        };
+        let stored = match outcome {
+            Appended::Stored { .. } => batch.rows.iter().map(|row| i64::from(row.weight)).sum(),
+            Appended::Duplicate | Appended::Noted => 0,
+        };
+        streams::save(self.tx, batch, &stream, stored)?;
+        Ok(outcome)
+    }
+
+    fn insert(&mut self, batch: &Prepared, row: &Row) -> Work<()> {
+        let id = self.next;
+        let hour = hour_of(row.time_us);
+        let mut intern = |span| self.strings.intern(self.tx, batch.bytes(span), hour);
+        let rule = if row.rule.is_empty() { None } else { Some(intern(row.rule)?) };
+        let method = intern(row.method)?;
+        let host = intern(row.host)?;
+        let path = intern(row.path)?;
+        let user_agent = intern(row.user_agent)?;
+        let proxy = intern(batch.proxy)?;
+        let query = (!row.query.is_empty()).then(|| display_bytes(batch.bytes(row.query)));
+        let v4;
+        let v6;
+        let ip: Option<&[u8]> = match row.ip {
+            None => None,
+            Some(IpAddr::V4(ip)) => {
+                v4 = ip.octets();
+                Some(&v4)
+            }
+            Some(IpAddr::V6(ip)) => {
+                v6 = ip.octets();
+                Some(&v6)
+            }
+        };
+        self.insert.execute(params![
+            id,
+            row.time_us,
+            ip,
+            row.verdict,
+            (row.decision != 0).then_some(row.decision),
+            rule,
+            row.weight,
+            method,
+            host,
+            path,
+            query,
+            row.status,
+            row.flags.cast_signed(),
+            clamped(row.duration_us),
+            clamped(row.bytes_in),
+            clamped(row.bytes_out),
+            user_agent,
+            request_id::to_sql(batch.bytes(row.request_id)),
+            proxy,
+        ])?;
+        let ids = self.hours.entry(hour).or_insert((id, id));
+        ids.1 = id;
+        self.next += 1;
+        Ok(())
+    }
+}
+
+fn widen_hours(tx: &Transaction<'_>, hours: &BTreeMap<i64, (i64, i64)>) -> Work<()> {
+    // Numbers only grow, so the first stays.
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO hours (hour, first_id, last_id) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (hour) DO UPDATE SET last_id = excluded.last_id",
+    )?;
+    for (hour, (first, last)) in hours {
+        statement.execute((hour, first, last))?;
+    }
+    Ok(())
+}

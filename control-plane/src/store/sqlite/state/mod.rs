@@ -1,0 +1,211 @@
+//! State in SQLite: decisions, tokens, audit.
+//!
+//! Times are kept to the microsecond.
+
+mod decisions;
+mod key;
+mod tokens;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use ipwarden::decisions::Entry;
+use jiff::Timestamp;
+use rusqlite::Transaction;
+use rusqlite_migration::M;
+
+use super::database::{Database, Failure, Kind, Work};
+use super::readers::Readers;
+use super::writer::Writer;
+use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
+use crate::store::{
+    Added, DecisionFilter, NewAudit, NewToken, Removal, Removed, Result, StateStore, StoreError,
+};
+
+const KIND: Kind = Kind {
+    what: "state",
+    application_id: 0x6970_7773,
+    migrations: &[
+        M::up(include_str!("../../../../migrations/state/001_decisions.sql")),
+        M::up(include_str!("../../../../migrations/state/002_tokens_audit.sql")),
+    ],
+    cache_kib: 64 * 1024,
+    checkpoint_pages: 1_000,
+    check_all: true,
+};
+
+/// State in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteState {
+    // Before the writer, so that its connections are closed first and the writer's closing
+    // can tidy the file.
+    readers: Arc<Readers>,
+    writer: Writer<()>,
+}
+
+impl SqliteState {
+    /// Opens a file, or creates it with a fresh epoch. Blocks for as long as the check of a
+    /// large file takes (a second for millions of decisions).
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when the file is in use, not ours, damaged or of a later
+    /// version; [`StoreError::Unavailable`] when it can't be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (database, connection, lock) = Database::open(path, &KIND)?;
+        // Revision numbers of two lives must never be taken for each other's, so no clock
+        // and no counter will do.
+        let epoch = getrandom::u64()
+            .map_err(|error| StoreError::Unavailable(format!("no random numbers: {error}")))?;
+        connection
+            .execute(
+                "INSERT INTO meta (id, epoch, revision, next_decision) VALUES (1, ?1, 0, 1) \
+                 ON CONFLICT DO NOTHING",
+                [epoch.cast_signed()],
+            )
+            .map_err(|error| database.error(error.into()))?;
+        let writer = Writer::start("ipwarden-state", connection, lock)?;
+        Ok(Self { readers: Readers::new(database), writer })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Transaction<'_>) -> Work<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer
+            .transact(move |tx, ()| job(tx))
+            .await
+            .map_err(|failure| self.readers.database().error(failure))
+    }
+}
+
+#[async_trait]
+impl StateStore for SqliteState {
+    async fn revision(&self) -> Result<Revision> {
+        self.readers.read(decisions::revision).await
+    }
+
+    async fn add_decisions(
+        &self,
+        new: Vec<NewDecision>,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Added> {
+        self.write(move |tx| {
+            let added = decisions::add(tx, &new, now)?;
+            if !new.is_empty() {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(added)
+        })
+        .await
+    }
+
+    async fn remove_decisions(
+        &self,
+        which: Removal,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Removed> {
+        self.write(move |tx| {
+            let removed = decisions::remove(tx, &which, now)?;
+            if !removed.decisions.is_empty() {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
+    async fn decisions(
+        &self,
+        filter: DecisionFilter,
+        now: Timestamp,
+    ) -> Result<(Vec<Decision>, u64)> {
+        self.readers.read(move |tx| decisions::list(tx, &filter, now)).await
+    }
+
+    async fn covering(&self, net: IpNet, now: Timestamp) -> Result<Vec<Decision>> {
+        self.readers.read(move |tx| decisions::covering(tx, &net, now)).await
+    }
+
+    async fn entries(&self, now: Timestamp) -> Result<(Revision, Vec<Entry>)> {
+        self.readers.read(move |tx| decisions::entries(tx, now)).await
+    }
+
+    async fn sweep_decisions(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64> {
+        // Nothing can have ended before the calendar begins.
+        let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
+        let mut swept = 0;
+        loop {
+            // In pieces, so that a decision that is made meanwhile waits for one piece only.
+            let piece = self.write(move |tx| decisions::sweep(tx, before)).await?;
+            swept += piece;
+            if piece < decisions::SWEEP_ROWS {
+                break;
+            }
+        }
+        if swept > 0 {
+            self.write(decisions::sweep_texts).await?;
+        }
+        Ok(swept)
+    }
+
+    async fn create_token(
+        &self,
+        token: NewToken,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Option<Token>> {
+        self.write(move |tx| {
+            let created = tokens::create(tx, &token, now)?;
+            if created.is_some() {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(created)
+        })
+        .await
+    }
+
+    async fn tokens(&self) -> Result<Vec<(Token, [u8; 32])>> {
+        self.readers.read(tokens::live).await
+    }
+
+    async fn revoke_token(&self, name: &str, audit: NewAudit, now: Timestamp) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |tx| {
+            let revoked = tokens::revoke(tx, &name, now)?;
+            if revoked {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(revoked)
+        })
+        .await
+    }
+
+    async fn touch_tokens(&self, used: Vec<(i64, Timestamp)>) -> Result<()> {
+        self.write(move |tx| tokens::touch(tx, &used)).await
+    }
+
+    async fn audit(&self, entry: NewAudit, now: Timestamp) -> Result<()> {
+        self.write(move |tx| tokens::note(tx, &entry, now)).await
+    }
+
+    async fn audit_log(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>> {
+        self.readers.read(move |tx| tokens::notes(tx, before, limit)).await
+    }
+}
+
+/// A time out of the file.
+fn timestamp(us: i64) -> Work<Timestamp> {
+    Timestamp::from_microsecond(us).map_err(|_| Failure::damaged("a time is out of range"))
+}
+
+/// A count out of a call as SQLite wants it.
+fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
