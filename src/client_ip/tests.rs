@@ -1,3 +1,7 @@
+// Under Node every `#[test]` below is wasm-bindgen's: one body, both targets.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
 use super::*;
 
 fn ip(text: &str) -> IpAddr {

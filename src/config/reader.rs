@@ -295,6 +295,9 @@ fn edits(left: &str, right: &str) -> usize {
 mod tests {
     use super::*;
 
+    #[cfg(all(target_family = "wasm", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     #[test]
     fn slips_are_recognised_and_strangers_are_not() {
         let words = ["max_batch", "max_age", "buffer_bytes"];
