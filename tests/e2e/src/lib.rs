@@ -1,1 +1,451 @@
-//! The whole system in a real Envoy.
+//! The whole system for tests: the built `ipwarden` binary, the built module, a real Envoy
+//! with the bootstrap that users get, each on free ports and in a temporary directory.
+//!
+//! Readiness is polled; nothing waits for a fixed time. A test fails with the last lines of
+//! both programs' logs.
+
+mod load;
+mod raw;
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+pub use load::{Load, Sent};
+pub use raw::{Reply, raw_request};
+
+/// How long anything may take to become true before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls `condition` until it holds or patience ends; returns how long it took.
+///
+/// # Panics
+/// When it does not come true.
+pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) -> Duration {
+    let start = now();
+    loop {
+        if condition().await {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < PATIENCE, "did not come true within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The monotonic clock of a test.
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// What differs from the bootstrap that users get.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Envoy's worker threads.
+    pub concurrency: u32,
+    /// The plugin's configuration instead of the demo's.
+    pub plugin: Option<Value>,
+    /// Further replacements in the bootstrap, text by text; each must occur.
+    pub replace: Vec<(String, String)>,
+    /// The token Envoy gets instead of the right one.
+    pub token: Option<String>,
+    /// Whether Envoy is expected to start at all.
+    pub envoy_starts: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { concurrency: 2, plugin: None, replace: Vec::new(), token: None, envoy_starts: true }
+    }
+}
+
+/// The demo's plugin configuration, to be changed by tests.
+#[must_use]
+pub fn plugin() -> Value {
+    json!({
+        "proxy": "edge-1",
+        "control_plane": {"cluster": "ipwarden", "token_env": "IPWARDEN_TOKEN"},
+    })
+}
+
+/// A control plane and an Envoy.
+#[derive(Debug)]
+pub struct System {
+    directory: tempfile::TempDir,
+    options: Options,
+    control_plane: Option<Child>,
+    envoy: Option<Child>,
+    /// Ports on 127.0.0.1.
+    pub site_port: u16,
+    upstream_port: u16,
+    admin_port: u16,
+    api_port: u16,
+    http: reqwest::Client,
+}
+
+impl System {
+    /// Starts both and waits until the site answers and the filter has its first set.
+    ///
+    /// # Panics
+    /// When either does not start.
+    pub async fn start(options: Options) -> Self {
+        let [site_port, upstream_port, admin_port, api_port] = free_ports();
+        let mut system = Self {
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            options,
+            control_plane: None,
+            envoy: None,
+            site_port,
+            upstream_port,
+            admin_port,
+            api_port,
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .pool_max_idle_per_host(0)
+                .timeout(Duration::from_secs(30))
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .expect("a client"),
+        };
+        system.start_control_plane().await;
+        system.start_envoy().await;
+        if system.options.envoy_starts && system.options.token.is_none() {
+            eventually("the filter has its first decision set", async || {
+                system.stat("ipwarden_polls", "snapshot").await >= 1
+            })
+            .await;
+        }
+        system
+    }
+
+    /// Starts the control plane on the same data and port as before.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn start_control_plane(&mut self) {
+        let child = Command::new(program("IPWARDEN_BIN", "target/debug/ipwarden"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", self.api_port), "--data-dir"])
+            .arg(self.data_dir())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file(&self.directory.path().join("control-plane.log")))
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the ipwarden binary: `cargo build` first, or set IPWARDEN_BIN");
+        self.control_plane = Some(child);
+        let url = self.api_url("/readyz");
+        eventually("the control plane is ready", async || {
+            self.http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+    }
+
+    /// Starts Envoy on the same ports as before.
+    ///
+    /// # Panics
+    /// When it does not become live although it should.
+    pub async fn start_envoy(&mut self) {
+        let bootstrap = self.directory.path().join("envoy.yaml");
+        std::fs::write(&bootstrap, self.bootstrap()).expect("the bootstrap");
+        let token = self.options.token.clone().unwrap_or_else(|| self.token("proxy"));
+        let child = Command::new(program("ENVOY", ".tools/envoy/bin/envoy"))
+            .arg("-c")
+            .arg(&bootstrap)
+            .args(["--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"])
+            .args(["--concurrency", &self.options.concurrency.to_string()])
+            .env("IPWARDEN_TOKEN", token)
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file(&self.directory.path().join("envoy.log")))
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Envoy: `make tools` first, or set ENVOY");
+        self.envoy = Some(child);
+        if !self.options.envoy_starts {
+            return;
+        }
+        let url = format!("http://127.0.0.1:{}/ready", self.admin_port);
+        eventually("Envoy is live", async || {
+            self.http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+    }
+
+    fn bootstrap(&self) -> String {
+        let mut text =
+            std::fs::read_to_string(root().join("envoy/envoy.yaml")).expect("envoy/envoy.yaml");
+        for (from, to) in [
+            (10000, self.site_port),
+            (10001, self.upstream_port),
+            (9901, self.admin_port),
+            (8088, self.api_port),
+        ] {
+            text = replace(&text, &format!("port_value: {from}}}"), &format!("port_value: {to}}}"));
+        }
+        let module = program("IPWARDEN_MODULE", "target/wasm32-wasip1/wasm/ipwarden.wasm");
+        text = replace(&text, "target/wasm32-wasip1/wasm/ipwarden.wasm", &module.to_string_lossy());
+        if let Some(plugin) = &self.options.plugin {
+            let start = text.find("value: |").expect("the plugin's configuration");
+            let end = start + text[start..].find("          - name:").expect("the next filter");
+            // JSON is YAML: a quoted string holds it.
+            let value = Value::String(plugin.to_string());
+            text.replace_range(start..end, &format!("value: {value}\n"));
+        }
+        for (from, to) in &self.options.replace {
+            text = replace(&text, from, to);
+        }
+        text
+    }
+
+    /// The control plane's data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A token that the first start wrote.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    pub fn token(&self, role: &str) -> String {
+        let path = self.data_dir().join(format!("{role}.token"));
+        std::fs::read_to_string(path).expect("a token").trim().to_owned()
+    }
+
+    /// Kills the control plane as a power cut would.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn kill_control_plane(&mut self) {
+        self.control_plane.take().expect("a running control plane").kill().await.expect("SIGKILL");
+    }
+
+    /// Kills Envoy as a power cut would.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn kill_envoy(&mut self) {
+        self.envoy.take().expect("a running Envoy").kill().await.expect("SIGKILL");
+    }
+
+    /// Whether Envoy has ended by itself.
+    ///
+    /// # Panics
+    /// When it was never started.
+    pub fn envoy_has_ended(&mut self) -> bool {
+        self.envoy.as_mut().expect("an Envoy").try_wait().expect("its state").is_some()
+    }
+
+    /// Port of Envoy's admin interface.
+    #[must_use]
+    pub const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
+    /// Process id of Envoy.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn envoy_pid(&self) -> u32 {
+        self.envoy.as_ref().and_then(Child::id).expect("a running Envoy")
+    }
+
+    /// Changes what the next [`Self::start_envoy`] uses.
+    pub const fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Envoy's log so far.
+    #[must_use]
+    pub fn envoy_log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    fn api_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.api_port)
+    }
+
+    /// A request to the control plane's API as admin; the body of the answer, which must be
+    /// a success.
+    ///
+    /// # Panics
+    /// On any other answer.
+    pub async fn api(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let (status, value) = self.api_raw(method, path, body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status} {value}");
+        value
+    }
+
+    /// The same for an answer of any status.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn api_raw(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request =
+            self.http.request(method, self.api_url(path)).bearer_auth(self.token("admin"));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.expect("an answer of the control plane");
+        let status = answer.status().as_u16();
+        let bytes = answer.bytes().await.expect("a body");
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Blocks or allows targets; the revision.
+    pub async fn decide(&self, action: &str, targets: &[&str], more: Value) -> u64 {
+        let mut body = json!({"targets": targets, "action": action, "reason": "test"});
+        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+            body.extend(more);
+        }
+        self.api("POST", "/v1/decisions", Some(body)).await["revision"].as_u64().unwrap_or(0)
+    }
+
+    /// Removes decisions.
+    pub async fn undecide(&self, action: &str, targets: &[&str]) {
+        let body = json!({"targets": targets, "action": action});
+        self.api("DELETE", "/v1/decisions", Some(body)).await;
+    }
+
+    /// The status of a request that `client` makes, over a connection of its own (and so on
+    /// either worker).
+    pub async fn status(&self, client: &str) -> u16 {
+        self.request(client, "/", &[]).await.status
+    }
+
+    /// A GET request by `client` over a connection of its own.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn request(&self, client: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut text =
+            format!("GET {path} HTTP/1.1\r\nhost: site.example\r\nconnection: close\r\n");
+        if !client.is_empty() {
+            let _ = write!(text, "x-forwarded-for: {client}\r\n");
+        }
+        for (name, value) in headers {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        text.push_str("\r\n");
+        raw_request(self.site_port, text.as_bytes()).await
+    }
+
+    /// Waits until every worker answers `client` with `status`: twenty connections in a row.
+    /// Returns how long it took until the first of them.
+    pub async fn settles(&self, client: &str, status: u16) -> Duration {
+        let start = now();
+        let mut since = None;
+        let what = format!("every worker answers {client} with {status}");
+        eventually(&what, async || {
+            for _ in 0..20 {
+                if self.status(client).await != status {
+                    since = None;
+                    return false;
+                }
+                since.get_or_insert(start.elapsed());
+            }
+            true
+        })
+        .await;
+        since.unwrap_or_default()
+    }
+
+    /// Runs the command line against this control plane.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        Command::new(program("IPWARDEN_BIN", "target/debug/ipwarden"))
+            .args(["--url", &self.api_url(""), "--data-dir"])
+            .arg(self.data_dir())
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .expect("the ipwarden binary")
+    }
+
+    /// Sum of a metric of the filter over its tags that contain `tag`.
+    pub async fn stat(&self, name: &str, tag: &str) -> u64 {
+        let url = format!("http://127.0.0.1:{}/stats/prometheus?filter=ipwarden", self.admin_port);
+        let Ok(answer) = self.http.get(url).send().await else { return 0 };
+        let text = answer.text().await.unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with('{') && rest.contains(tag))
+            .filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// Records found by a query.
+    pub async fn records(&self, query: &str) -> Vec<Value> {
+        let found = self.api("GET", &format!("/v1/requests?limit=10000&{query}"), None).await;
+        found["records"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// What the control plane knows of the proxy `edge-1`.
+    pub async fn proxy(&self) -> Value {
+        let fleet = self.api("GET", "/v1/proxies", None).await;
+        fleet["proxies"]
+            .as_array()
+            .and_then(|proxies| proxies.iter().find(|proxy| proxy["name"] == "edge-1").cloned())
+            .unwrap_or(Value::Null)
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in ["control-plane.log", "envoy.log"] {
+                let text = std::fs::read_to_string(self.directory.path().join(name));
+                let text = text.unwrap_or_default();
+                let tail: Vec<&str> = text.lines().rev().take(25).collect();
+                eprintln!("--- last lines of {name}");
+                for line in tail.iter().rev() {
+                    eprintln!("{line}");
+                }
+            }
+        }
+    }
+}
+
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "the bootstrap does not contain: {from}");
+    text.replace(from, to)
+}
+
+/// The repository.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+}
+
+fn program(variable: &str, default: &str) -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "the Makefile says which build is tested")]
+    let given = std::env::var(variable).ok();
+    let path = given.map_or_else(|| PathBuf::from(default), PathBuf::from);
+    if path.is_absolute() { path } else { root().join(path) }
+}
+
+fn log_file(path: &Path) -> Stdio {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    file.expect("a log file").into()
+}
+
+/// Ports that are free now. All are held at once so that they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    held.each_ref().map(|listener| listener.local_addr().expect("its address").port())
+}
