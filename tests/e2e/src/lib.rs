@@ -57,11 +57,20 @@ pub struct Options {
     pub token: Option<String>,
     /// Whether Envoy is expected to start at all.
     pub envoy_starts: bool,
+    /// Whether the site's listener comes from a file that can be replaced (LDS).
+    pub dynamic: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { concurrency: 2, plugin: None, replace: Vec::new(), token: None, envoy_starts: true }
+        Self {
+            concurrency: 2,
+            plugin: None,
+            replace: Vec::new(),
+            token: None,
+            envoy_starts: true,
+            dynamic: false,
+        }
     }
 }
 
@@ -153,11 +162,16 @@ impl System {
     /// When it does not become live although it should.
     pub async fn start_envoy(&mut self) {
         let bootstrap = self.directory.path().join("envoy.yaml");
-        std::fs::write(&bootstrap, self.bootstrap()).expect("the bootstrap");
+        let mut text = self.bootstrap();
+        if self.options.dynamic {
+            text = self.move_listener_to_a_file(&text);
+        }
+        std::fs::write(&bootstrap, text).expect("the bootstrap");
         let token = self.options.token.clone().unwrap_or_else(|| self.token("proxy"));
         let child = Command::new(program("ENVOY", ".tools/envoy/bin/envoy"))
             .arg("-c")
             .arg(&bootstrap)
+            .args(["--drain-time-s", "1", "--drain-strategy", "immediate"])
             .args(["--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"])
             .args(["--concurrency", &self.options.concurrency.to_string()])
             .env("IPWARDEN_TOKEN", token)
@@ -202,6 +216,48 @@ impl System {
         for (from, to) in &self.options.replace {
             text = replace(&text, from, to);
         }
+        text
+    }
+
+    /// Replaces the plugin's configuration in the running Envoy.
+    ///
+    /// # Panics
+    /// When the system was not started with `dynamic`.
+    pub fn reconfigure(&mut self, plugin: Value) {
+        assert!(self.options.dynamic, "the listener comes with the bootstrap");
+        self.options.plugin = Some(plugin);
+        let _ = self.move_listener_to_a_file(&self.bootstrap());
+    }
+
+    /// Writes the site's listener as a resource file (replacing it in one step, which is what
+    /// Envoy watches for) and returns the bootstrap that reads it.
+    fn move_listener_to_a_file(&self, bootstrap: &str) -> String {
+        let directory = self.directory.path().join("lds");
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let start = bootstrap.find("  - name: site\n").expect("the site's listener");
+        let end = bootstrap.find("  - name: upstream\n").expect("the upstream's listener");
+        let mut resources = "resources:\n".to_owned();
+        for line in bootstrap[start..end].lines() {
+            match line.strip_prefix("  - name: site") {
+                Some(_) => resources.push_str(
+                    "- \"@type\": type.googleapis.com/envoy.config.listener.v3.Listener\n  name: site\n",
+                ),
+                None => {
+                    resources.push_str(line.strip_prefix("  ").unwrap_or(line));
+                    resources.push('\n');
+                }
+            }
+        }
+        std::fs::write(directory.join("next.yaml"), resources).expect("the listener");
+        std::fs::rename(directory.join("next.yaml"), directory.join("listener.yaml"))
+            .expect("the listener");
+        let mut text = bootstrap.to_owned();
+        text.replace_range(start..end, "");
+        let path = directory.join("listener.yaml");
+        text.push_str(&format!(
+            "\ndynamic_resources:\n  lds_config: {{path_config_source: {{path: {}}}}}\n",
+            path.display()
+        ));
         text
     }
 

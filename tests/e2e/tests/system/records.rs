@@ -91,3 +91,38 @@ async fn sampling_and_skipping_keep_the_account_right() {
     assert!(ordinary.iter().all(|record| record["weight"] == 10));
     assert_eq!(records.iter().filter(|record| record["path"] == "/admin/users").count(), 7);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_configuration_ships_what_the_old_one_held_and_forgets_no_decision() {
+    let mut patient = plugin();
+    patient["records"] = json!({"max_age": "1m"});
+    let mut system =
+        System::start(Options { plugin: Some(patient), dynamic: true, ..Options::default() }).await;
+    system.decide("block", &["203.0.113.8"], json!({})).await;
+    system.settles("203.0.113.8", 403).await;
+    for _ in 0..30 {
+        system.request("203.0.113.7", "/held", &[]).await;
+    }
+    let held = system.records("path=/held").await.len();
+    assert_eq!(held, 0, "a minute has not passed");
+    let mut changed = plugin();
+    changed["decisions"] = json!({"refuse_status": 451});
+    system.reconfigure(changed);
+    system.settles("203.0.113.8", 451).await;
+    eventually("the old workers shipped what they held", async || {
+        system.records("path=/held").await.len() == 30
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_configuration_keeps_the_old_one() {
+    let mut system = System::start(Options { dynamic: true, ..Options::default() }).await;
+    system.decide("block", &["203.0.113.8"], json!({})).await;
+    system.settles("203.0.113.8", 403).await;
+    system.reconfigure(json!({"decisions": {"on_start": "sometimes"}}));
+    eventually("the error is named", async || system.envoy_log().contains("decisions.on_start"))
+        .await;
+    system.settles("203.0.113.8", 403).await;
+    assert_eq!(system.status("203.0.113.7").await, 200);
+}
