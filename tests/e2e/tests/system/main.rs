@@ -4,4 +4,5 @@ mod command_line;
 mod decisions;
 mod failures;
 mod hostile;
+mod large;
 mod records;
