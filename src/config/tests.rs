@@ -303,3 +303,16 @@ mod laws {
         }
     }
 }
+
+#[cfg(not(target_family = "wasm"))]
+#[test]
+fn the_examples_that_users_copy_are_valid() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```json\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    accepted(example);
+    let bootstrap = include_str!("../../envoy/envoy.yaml");
+    let (_, rest) = bootstrap.split_once("value: |\n").expect("the plugin's configuration");
+    let (example, _) = rest.split_once("- name:").expect("the next filter");
+    accepted(example);
+}

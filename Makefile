@@ -1,0 +1,47 @@
+# Every target installs what it needs inside the repository (.tools/) and only when it is
+# missing. `make` alone lists the targets.
+
+# envoy/envoy.yaml and the end-to-end tests look for the build here.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
+
+.DEFAULT_GOAL := help
+.PHONY: help build binary module run test test-stores lint tools clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+build: binary module ## build the service (target/release/ipwarden) and the filter's module
+
+binary:
+	cargo build --release -p ipwarden-control-plane
+
+# The library has two crate types; with both in one build rustc silently drops LTO.
+module: ## build the filter's module alone
+	@.ci/tools wasi
+	cargo rustc --lib --crate-type cdylib --profile wasm --target wasm32-wasip1 -p ipwarden
+	@printf '%s: %s KiB\n' $(MODULE) $$(($$(wc -c < $(MODULE)) / 1024))
+
+run: ## start the demo: the control plane and a real Envoy with the filter
+	@envoy/run-demo.sh
+
+test: ## everything, in a real Envoy too; ends with one line of totals
+	@.ci/test
+
+test-stores: ## the contract of the stores alone, on every store
+	cargo test -p ipwarden-control-plane store::
+
+lint: ## format and lints, native and wasm
+	@.ci/tools lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p ipwarden --lib --target wasm32-wasip1 -- -D warnings
+	cargo clippy -p ipwarden --lib --test wasm --target wasm32-unknown-unknown -- -D warnings
+	.ci/structure
+
+tools: ## install every tool the other targets need into .tools/
+	@.ci/tools
+
+clean: ## remove the build and the tools; the demo's data (.ipwarden/) stays
+	rm -rf target .tools
