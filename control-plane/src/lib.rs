@@ -2,8 +2,36 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`api`] | the handlers, by resource |
+//! | [`app`] | the service's parts, put together once |
+//! | [`auth`] | tokens: who may do what |
+//! | [`clock`] | the only source of time |
+//! | [`config`] | the service's configuration: all errors at once, each with its place |
+//! | [`fleet`] | the proxies: what they have applied, what they lost |
+//! | [`hub`] | the decision stream: changes in order, to every proxy at once |
+//! | [`ingest`] | batches on their way into the log store |
+//! | [`live`] | records as they are stored, for whoever watches |
+//! | [`metrics`] | what is counted |
 //! | [`model`] | the words of the domain as types: what the API speaks and the stores keep |
+//! | [`problem`] | errors as clients see them |
+//! | [`router`] | the whole URL table: paths, roles, time limits |
+//! | [`serve`] | start and orderly end |
 //! | [`store`] | two traits, state and log, and the stores behind them |
+//! | [`telemetry`] | log lines |
 
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod fleet;
+pub mod hub;
+pub mod ingest;
+pub mod live;
+pub mod metrics;
 pub mod model;
+pub mod problem;
+pub mod router;
+pub mod serve;
 pub mod store;
+pub mod telemetry;

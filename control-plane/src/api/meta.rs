@@ -1,0 +1,120 @@
+//! What needs no token: health, metrics, the API document, the front page.
+
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::IntoResponse;
+use jiff::SignedDuration;
+
+use super::status::{LOG_FILE, STATE_FILE, live_decisions, store_bytes};
+use super::{AppState, Problem, ProblemBody};
+use crate::{fleet, metrics};
+
+/// The process runs and answers.
+#[utoipa::path(
+    get, path = "/healthz", tag = "operation", security(()),
+    responses((status = 200, body = String, content_type = "text/plain"))
+)]
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The stores answer.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operation", security(()),
+    responses(
+        (status = 200, body = String, content_type = "text/plain"),
+        (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn readyz(State(app): AppState) -> Result<&'static str, Problem> {
+    let not_ready = |store: &str, error| {
+        Problem::busy(format!("the {store} store doesn't answer"), 1).because(error)
+    };
+    app.state.revision().await.map_err(|error| not_ready("state", error))?;
+    // An address that no client has: the answer is found in the index alone.
+    let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
+    app.log.holds(nobody).await.map_err(|error| not_ready("log", error))?;
+    Ok("ready\n")
+}
+
+/// Counters and gauges for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation", security(()),
+    responses((status = 200, body = String, content_type = "application/openmetrics-text"))
+)]
+pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + use<>, Problem> {
+    let read = &app.metrics.now;
+    let now = app.clock.now();
+    let revision = app.hub.revision();
+    let connected = SignedDuration::try_from(fleet::CONNECTED_FOR).unwrap_or(SignedDuration::MAX);
+    let proxies = app.fleet.view(app.log.streams().await?, revision, now);
+    let present = proxies.iter().filter(|proxy| now.duration_since(proxy.last_seen) < connected);
+    read.proxies.set(present.count() as u64);
+    read.records_lost
+        .set(proxies.iter().fold(0, |sum, proxy| sum.saturating_add(proxy.requests_lost)));
+    read.revision.set(revision.number);
+    read.decisions.set(live_decisions(&app).await?);
+    read.polls_waiting.set(app.hub.waiting() as u64);
+    read.live_subscribers.set(app.live.subscribers() as u64);
+    read.state_bytes.set(store_bytes(&app.config.data_dir, STATE_FILE));
+    read.log_bytes.set(store_bytes(&app.config.data_dir, LOG_FILE));
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()))
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "operation", security(()),
+    responses((status = 200, content_type = "application/json"))
+)]
+pub(crate) async fn openapi(State(app): AppState) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, "application/json")], app.openapi.clone())
+}
+
+/// A page for people who come with a browser.
+#[utoipa::path(
+    get, path = "/", tag = "operation", security(()),
+    responses((status = 200, body = String, content_type = "text/html"))
+)]
+pub(crate) async fn home() -> impl IntoResponse {
+    let page = format!(
+        r#"<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>ipwarden</title>
+<h1>ipwarden {}</h1>
+<p>The control plane is running. This version has no dashboard: use the command line or the API.</p>
+<pre>ipwarden block 203.0.113.0/24 --for 1h --reason scraping
+ipwarden check 203.0.113.7
+ipwarden requests --ip 203.0.113.7
+ipwarden doctor</pre>
+<p>Every path under <code>/v1</code> needs a token; the first start wrote one to <code>admin.token</code> in the data directory.</p>
+<ul>
+<li><a href="/openapi.json">/openapi.json</a>: the API</li>
+<li><a href="/metrics">/metrics</a>: counters for Prometheus</li>
+<li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>: health</li>
+</ul>
+</html>
+"#,
+        ipwarden::VERSION
+    );
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page)
+}
+
+/// A path that is not in the table.
+pub(crate) async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path: see /openapi.json")
+}
+
+/// On every response: no page of ours runs scripts, is framed, or tells others where a
+/// reader came from; nothing is guessed about content, nothing is cached.
+pub(crate) const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];

@@ -1,0 +1,106 @@
+//! `GET /v1/status`: the service about itself.
+
+use std::path::Path;
+
+use axum::Json;
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{AppState, Params, Problem};
+use crate::app::App;
+use crate::store::{self, DecisionFilter};
+
+/// Name of the state store's file in the data directory.
+pub const STATE_FILE: &str = "state.db";
+/// Name of the log store's file in the data directory.
+pub const LOG_FILE: &str = "log.db";
+
+/// The service about itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Status {
+    /// Its version.
+    pub version: &'static str,
+    /// When it started.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// Its clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub now: Timestamp,
+    /// Random number of the state store's life.
+    pub epoch: u64,
+    /// Number of the decision set.
+    pub revision: u64,
+    /// Live decisions.
+    pub decisions: u64,
+    /// Where it keeps its data.
+    pub data_dir: String,
+    /// Size of the state store's files.
+    pub state_bytes: u64,
+    /// Size of the log store's files.
+    pub log_bytes: u64,
+    /// Free on the data directory's disk; absent when the system doesn't say.
+    pub disk_free_bytes: Option<u64>,
+    /// Size of that disk.
+    pub disk_total_bytes: Option<u64>,
+    /// Requests that the stored records stand for.
+    pub records_stored: u64,
+    /// Batches that wait for the store.
+    pub ingest_queue: usize,
+    /// Polls that wait for a change.
+    pub polls_waiting: usize,
+    /// Envoy's admin interface, where configured.
+    pub envoy_admin: Option<String>,
+}
+
+/// The service about itself.
+#[utoipa::path(
+    get, path = "/v1/status", tag = "operation",
+    responses((status = 200, body = Status))
+)]
+pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<Status>, Problem> {
+    params.finish()?;
+    let revision = app.hub.revision();
+    let directory = &app.config.data_dir;
+    // Weights, kept by stream: counting the records themselves would read all of them.
+    let stored = app.log.streams().await?.iter().fold(0u64, |sum, s| sum.saturating_add(s.stored));
+    let disk = rustix::fs::statvfs(directory).ok();
+    let bytes = |blocks: u64, size: u64| blocks.saturating_mul(size);
+    Ok(Json(Status {
+        version: ipwarden::VERSION,
+        started_at: app.started_at,
+        now: app.clock.now(),
+        epoch: revision.epoch,
+        revision: revision.number,
+        decisions: live_decisions(&app).await?,
+        data_dir: std::fs::canonicalize(directory)
+            .unwrap_or_else(|_| directory.clone())
+            .display()
+            .to_string(),
+        state_bytes: store_bytes(directory, STATE_FILE),
+        log_bytes: store_bytes(directory, LOG_FILE),
+        disk_free_bytes: disk.as_ref().map(|disk| bytes(disk.f_bavail, disk.f_frsize)),
+        disk_total_bytes: disk.as_ref().map(|disk| bytes(disk.f_blocks, disk.f_frsize)),
+        records_stored: stored,
+        ingest_queue: app.ingest.queued(),
+        polls_waiting: app.hub.waiting(),
+        envoy_admin: app.config.envoy_admin.clone(),
+    }))
+}
+
+/// How many decisions are live.
+pub(crate) async fn live_decisions(app: &App) -> store::Result<u64> {
+    let filter = DecisionFilter { limit: 1, ..DecisionFilter::default() };
+    let (_, total) = app.state.decisions(filter, app.clock.now()).await?;
+    Ok(total)
+}
+
+/// Size of a store's file and of what SQLite keeps beside it.
+pub(crate) fn store_bytes(directory: &Path, file: &str) -> u64 {
+    ["", "-wal", "-shm"]
+        .iter()
+        .filter_map(|suffix| std::fs::metadata(directory.join(format!("{file}{suffix}"))).ok())
+        .map(|metadata| metadata.len())
+        .sum()
+}

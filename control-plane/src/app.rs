@@ -1,0 +1,63 @@
+//! The service's parts, put together once and injected everywhere.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::auth::Auth;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::hub::Hub;
+use crate::ingest::Ingest;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::store::{LogStore, StateStore, StoreError};
+
+/// Everything that a request handler may need.
+pub struct App {
+    /// The checked configuration.
+    pub config: Config,
+    /// The time.
+    pub clock: Clock,
+    /// When the service started.
+    pub started_at: Timestamp,
+    /// Decisions, tokens, audit. Decisions are changed through [`App::hub`] only.
+    pub state: Arc<dyn StateStore>,
+    /// Records. They are added through [`App::ingest`] only.
+    pub log: Arc<dyn LogStore>,
+    /// Tokens.
+    pub auth: Auth,
+    /// The decision stream.
+    pub hub: Hub,
+    /// The way in for batches.
+    pub ingest: Ingest,
+    /// The live stream of records.
+    pub live: Live,
+    /// Who follows the decision stream.
+    pub fleet: Fleet,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How many imports of decisions may be worked on at once: each holds up to
+    /// `limits.import_bytes` and more.
+    pub imports: tokio::sync::Semaphore,
+    /// The API document, generated from the code.
+    pub openapi: String,
+}
+
+/// Runs to its end even if the caller goes away: for changes that are made in two places,
+/// the store first and memory after it.
+///
+/// # Errors
+/// Those of `work`; [`StoreError::Internal`] when it panicked.
+pub async fn uncancelled<T, E, F>(work: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Internal(format!("a task ended early: {error}")).into()),
+    }
+}

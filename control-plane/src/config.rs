@@ -1,0 +1,723 @@
+//! The service's configuration: `ipwarden.toml`, then `IPWARDEN_*` of the environment, then
+//! flags; a later source wins. A key `limits.polls` is `IPWARDEN_LIMITS_POLLS`.
+//!
+//! One table ([`KEYS`]) says what there is. Everything is checked before anything starts,
+//! and all errors are reported at once, each with its place, what was expected and how to
+//! mend it. That is also why no configuration library is used: those stop at the first
+//! error and don't know its line.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The file that is read when none is named and it exists in the working directory.
+pub const DEFAULT_FILE: &str = "ipwarden.toml";
+/// Largest configuration file in bytes.
+const MAX_FILE_BYTES: usize = 1024 * 1024;
+
+/// The checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where state, records and the first tokens are kept.
+    pub data_dir: PathBuf,
+    /// Envoy's admin interface, for `ipwarden doctor`: `http://host:port`.
+    pub envoy_admin: Option<String>,
+    /// Whether the query string of a request is stored with its record.
+    pub store_query: bool,
+    /// How long a decision that ended is kept.
+    pub history: Duration,
+    /// Which log lines are written.
+    pub log_level: LogLevel,
+    /// How they look.
+    pub log_format: LogFormat,
+    /// What protects the service from too much.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
+            data_dir: PathBuf::from(".ipwarden"),
+            envoy_admin: None,
+            store_query: false,
+            history: Duration::from_secs(30 * 86_400),
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Human,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What protects the service from too much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; more wait in the listen queue.
+    pub connections: usize,
+    /// Polls of the decision stream that may wait at once; more get 503.
+    pub polls: usize,
+    /// Subscribers of the live stream at once; more get 503.
+    pub live: usize,
+    /// Bytes of batches that may wait for the store; more get 503.
+    pub ingest_bytes: usize,
+    /// Largest import of decisions in bytes.
+    pub import_bytes: usize,
+    /// Most targets in one import.
+    pub import_targets: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 25_000,
+            polls: 20_000,
+            live: 100,
+            ingest_bytes: 64 * 1024 * 1024,
+            import_bytes: 64 * 1024 * 1024,
+            import_targets: 2_000_000,
+        }
+    }
+}
+
+/// Which log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what needs a person.
+    Error,
+    /// And what may need one.
+    Warn,
+    /// And what happened to the service.
+    Info,
+    /// And every request, without addresses.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where: `line 3: limits.polls`, `IPWARDEN_LISTEN`, `--listen`.
+    pub place: String,
+    /// What is wrong, what was expected, how to mend it.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Everything that is wrong, in the order of the sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// What the command line says; absent where it says nothing. Values are text: they are
+/// checked together with everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--data-dir`.
+    pub data_dir: Option<String>,
+    /// `--envoy-admin`.
+    pub envoy_admin: Option<String>,
+    /// `--store-query`.
+    pub store_query: bool,
+    /// `--log-level`.
+    pub log_level: Option<String>,
+    /// `--log-format`.
+    pub log_format: Option<String>,
+}
+
+impl Config {
+    /// Reads all sources. `file` is read if named, else [`DEFAULT_FILE`] if it exists.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any source.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<Self, ConfigErrors> {
+        let mut config = Self::default();
+        let mut errors = Vec::new();
+        if let Some((name, text)) = read_file(file, &mut errors) {
+            apply_toml(&mut config, &text, &mut |place| format!("{name}, {place}"), &mut errors);
+        }
+        apply_environment(&mut config, environment, &mut errors);
+        apply_flags(&mut config, flags, &mut errors);
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// What is allowed but worth a second look, in words.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.listen.ip().is_loopback() {
+            warnings.push(format!(
+                "listening on {} without TLS: tokens and addresses can be read on the way; put a TLS proxy in front or listen on 127.0.0.1",
+                self.listen
+            ));
+        }
+        warnings
+    }
+}
+
+/// This process's environment, for [`Config::load`]. Variables that are not UTF-8 are not
+/// ours and are left out.
+#[must_use]
+pub fn process_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Checks the text of a configuration file.
+///
+/// # Errors
+/// Everything that is wrong, with places such as `line 3: limits.polls`.
+pub fn check_toml(text: &str) -> Result<Config, Vec<ConfigError>> {
+    let mut config = Config::default();
+    let mut errors = Vec::new();
+    apply_toml(&mut config, text, &mut |place| place, &mut errors);
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+/// A value as a source gives it.
+enum Raw<'a> {
+    /// A string of a file, or anything of the environment and the flags.
+    Text(&'a str),
+    Integer(i64),
+    Boolean(bool),
+    /// Something else, by the name of its type.
+    Other(&'static str),
+}
+
+impl fmt::Display for Raw<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => {
+                let short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+                write!(f, "'{short}'")
+            }
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Boolean(yes) => write!(f, "{yes}"),
+            Self::Other(kind) => write!(f, "a value of type {kind}"),
+        }
+    }
+}
+
+impl Raw<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number within bounds; text is read for the environment's sake.
+    fn number(&self, min: usize, max: usize) -> Option<usize> {
+        let number = match self {
+            Self::Integer(number) => usize::try_from(*number).ok()?,
+            Self::Text(text) => text.parse().ok()?,
+            _ => return None,
+        };
+        (min..=max).contains(&number).then_some(number)
+    }
+
+    fn boolean(&self) -> Option<bool> {
+        match self {
+            Self::Boolean(yes) => Some(*yes),
+            Self::Text("true") => Some(true),
+            Self::Text("false") => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// One key: its path, what it expects in words, and how it is set (`None`: refused).
+struct Key {
+    path: &'static str,
+    expected: &'static str,
+    set: fn(&mut Config, &Raw<'_>) -> Option<()>,
+}
+
+const MIB: usize = 1024 * 1024;
+
+fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
+    *place = value?;
+    Some(())
+}
+
+/// Every key there is.
+const KEYS: &[Key] = &[
+    Key {
+        path: "listen",
+        expected: "an address with a port such as 127.0.0.1:8088 or [::1]:8088",
+        set: |config, raw| put(&mut config.listen, raw.text()?.parse().ok()),
+    },
+    Key {
+        path: "data_dir",
+        expected: "a path such as /var/lib/ipwarden",
+        set: |config, raw| {
+            let path = raw.text().filter(|path| !path.is_empty() && !path.contains('\0'))?;
+            put(&mut config.data_dir, Some(PathBuf::from(path)))
+        },
+    },
+    Key {
+        path: "envoy_admin",
+        expected: "the address of Envoy's admin interface such as http://127.0.0.1:9901",
+        set: |config, raw| put(&mut config.envoy_admin, Some(Some(admin_address(raw.text()?)?))),
+    },
+    Key {
+        path: "store_query",
+        expected: "true or false",
+        set: |config, raw| put(&mut config.store_query, raw.boolean()),
+    },
+    Key {
+        path: "history",
+        expected: "a duration from 1h to 520w such as 30d",
+        set: |config, raw| {
+            let history = ipwarden::duration::parse(raw.text()?).ok()?;
+            let enough = history >= Duration::from_secs(3_600);
+            put(&mut config.history, enough.then_some(history))
+        },
+    },
+    Key {
+        path: "log_level",
+        expected: "one of error, warn, info, debug, trace",
+        set: |config, raw| {
+            let level = match raw.text()? {
+                "error" => LogLevel::Error,
+                "warn" => LogLevel::Warn,
+                "info" => LogLevel::Info,
+                "debug" => LogLevel::Debug,
+                "trace" => LogLevel::Trace,
+                _ => return None,
+            };
+            put(&mut config.log_level, Some(level))
+        },
+    },
+    Key {
+        path: "log_format",
+        expected: "human or json",
+        set: |config, raw| {
+            let format = match raw.text()? {
+                "human" => LogFormat::Human,
+                "json" => LogFormat::Json,
+                _ => return None,
+            };
+            put(&mut config.log_format, Some(format))
+        },
+    },
+    Key {
+        path: "limits.connections",
+        expected: "a number from 10 to 1000000",
+        set: |config, raw| put(&mut config.limits.connections, raw.number(10, 1_000_000)),
+    },
+    Key {
+        path: "limits.polls",
+        expected: "a number from 1 to 1000000",
+        set: |config, raw| put(&mut config.limits.polls, raw.number(1, 1_000_000)),
+    },
+    Key {
+        path: "limits.live",
+        expected: "a number from 0 to 10000",
+        set: |config, raw| put(&mut config.limits.live, raw.number(0, 10_000)),
+    },
+    Key {
+        path: "limits.ingest_bytes",
+        // Less than the largest batch could never take that batch.
+        expected: "a number of bytes from 8388608 (one batch) to 4294967296",
+        set: |config, raw| {
+            let least = ipwarden::record::wire::MAX_BATCH_BYTES;
+            put(&mut config.limits.ingest_bytes, raw.number(least, 4096 * MIB))
+        },
+    },
+    Key {
+        path: "limits.import_bytes",
+        expected: "a number of bytes from 1024 to 1073741824",
+        set: |config, raw| put(&mut config.limits.import_bytes, raw.number(1024, 1024 * MIB)),
+    },
+    Key {
+        path: "limits.import_targets",
+        expected: "a number from 1 to 8388608",
+        set: |config, raw| {
+            let most = ipwarden::decisions::wire::MAX_ENTRIES;
+            put(&mut config.limits.import_targets, raw.number(1, most))
+        },
+    },
+];
+
+/// Variables under our prefix that are not the service's: those of the command line.
+const CLIENT_VARIABLES: [&str; 5] = ["URL", "TOKEN", "TOKEN_FILE", "OUTPUT", "CONFIG"];
+
+fn read_file(file: Option<&Path>, errors: &mut Vec<ConfigError>) -> Option<(String, String)> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let name = path.display().to_string();
+    let problem = match std::fs::read(path) {
+        Ok(bytes) if bytes.len() > MAX_FILE_BYTES => {
+            format!("file of {} bytes is no configuration: expected at most 1 MiB", bytes.len())
+        }
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => return Some((name, text)),
+            Err(_) => "file is not UTF-8 text".to_owned(),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
+            return None;
+        }
+        Err(error) => format!("file can't be read: {error}"),
+    };
+    errors.push(ConfigError { place: name, message: problem });
+    None
+}
+
+fn apply_toml(
+    config: &mut Config,
+    text: &str,
+    place: &mut dyn FnMut(String) -> String,
+    errors: &mut Vec<ConfigError>,
+) {
+    let line =
+        |at: usize| text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
+    let (table, broken) = DeTable::parse_recoverable(text);
+    for error in &broken {
+        let at = error.span().map_or(0, |span| span.start);
+        errors.push(ConfigError {
+            place: place(format!("line {}", line(at))),
+            message: format!("not TOML: {}", error.message().replace('\n', ", ")),
+        });
+    }
+    if !broken.is_empty() {
+        // What the parser made of the rest would only add noise.
+        return;
+    }
+    visit(table.get_ref(), "", &mut |key, at, raw| {
+        let place = place(format!("line {}: {key}", line(at)));
+        apply(config, key, &place, raw, errors);
+    });
+}
+
+/// Calls `found` for each leaf with its dotted path and position.
+fn visit(table: &DeTable<'_>, prefix: &str, found: &mut dyn FnMut(&str, usize, &Raw<'_>)) {
+    // A table's keys are sorted by name; people read files by line.
+    let mut items: Vec<_> = table.iter().collect();
+    items.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in items {
+        let name = if prefix.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{prefix}.{}", key.get_ref())
+        };
+        let is_section = KEYS.iter().any(|key| {
+            key.path.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        });
+        match value.get_ref() {
+            DeValue::Table(inner) if is_section => visit(inner, &name, found),
+            _ => found(&name, key.span().start, &raw(value)),
+        }
+    }
+}
+
+fn raw<'a>(value: &'a Spanned<DeValue<'_>>) -> Raw<'a> {
+    match value.get_ref() {
+        DeValue::String(text) => Raw::Text(text),
+        DeValue::Boolean(yes) => Raw::Boolean(*yes),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Raw::Other("integer"), Raw::Integer),
+        other => Raw::Other(other.type_str()),
+    }
+}
+
+fn apply_environment(
+    config: &mut Config,
+    environment: impl IntoIterator<Item = (String, String)>,
+    errors: &mut Vec<ConfigError>,
+) {
+    let mut ours: Vec<(String, String)> = environment
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix("IPWARDEN_")?.to_owned(), value)))
+        .filter(|(name, _)| !is_foreign(name))
+        .collect();
+    ours.sort();
+    for (name, value) in ours {
+        let place = format!("IPWARDEN_{name}");
+        let key = KEYS.iter().find(|key| variable(key.path) == name);
+        // An unknown one keeps the form of a variable, so that the hint does too.
+        let path = key.map_or(name.as_str(), |key| key.path);
+        apply(config, path, &place, &Raw::Text(&value), errors);
+    }
+}
+
+/// Kubernetes sets `IPWARDEN_PORT=tcp://…`, `IPWARDEN_SERVICE_HOST` and their like in every
+/// pod beside a Service of our name.
+fn is_foreign(name: &str) -> bool {
+    CLIENT_VARIABLES.contains(&name)
+        || name == "PORT"
+        || name.starts_with("PORT_")
+        || name.starts_with("SERVICE_")
+}
+
+fn variable(path: &str) -> String {
+    path.to_ascii_uppercase().replace('.', "_")
+}
+
+fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>) {
+    let Flags { listen, data_dir, envoy_admin, store_query, log_level, log_format } = flags;
+    let texts = [
+        ("listen", listen),
+        ("data_dir", data_dir),
+        ("envoy_admin", envoy_admin),
+        ("log_level", log_level),
+        ("log_format", log_format),
+    ];
+    for (path, value) in texts {
+        if let Some(value) = value {
+            let place = format!("--{}", path.replace('_', "-"));
+            apply(config, path, &place, &Raw::Text(value), errors);
+        }
+    }
+    if *store_query {
+        config.store_query = true;
+    }
+}
+
+fn apply(
+    config: &mut Config,
+    path: &str,
+    place: &str,
+    raw: &Raw<'_>,
+    errors: &mut Vec<ConfigError>,
+) {
+    let message = match KEYS.iter().find(|key| key.path == path) {
+        Some(key) => match (key.set)(config, raw) {
+            Some(()) => return,
+            None => format!("expected {}, found {raw}", key.expected),
+        },
+        None => unknown(path),
+    };
+    errors.push(ConfigError { place: place.to_owned(), message });
+}
+
+fn unknown(path: &str) -> String {
+    let is_variable = path.bytes().any(|byte| byte.is_ascii_uppercase());
+    let nearest = KEYS
+        .iter()
+        .map(|key| if is_variable { variable(key.path) } else { key.path.to_owned() })
+        .map(|name| (distance(path, &name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len() / 3);
+    match nearest {
+        Some((_, name)) if is_variable => {
+            format!("not a setting: did you mean IPWARDEN_{name}?")
+        }
+        Some((_, name)) => format!("not a setting: did you mean '{name}'?"),
+        None => "not a setting: remove it or see README for the settings there are".to_owned(),
+    }
+}
+
+/// Levenshtein's distance, for hints only.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, left) in a.chars().take(64).enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for (j, right) in b.chars().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(left != right)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+fn admin_address(text: &str) -> Option<String> {
+    let authority = text.strip_prefix("http://")?.trim_end_matches('/');
+    let (host, port) = authority.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    let is_v6 = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    (port != 0 && (is_v6 || is_name)).then(|| format!("http://{authority}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn errors(text: &str) -> Vec<String> {
+        check_toml(text).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(check_toml(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = check_toml(
+            r#"
+            listen = "[::1]:9000"
+            data_dir = "/srv/ipwarden"
+            envoy_admin = "http://127.0.0.1:9901/"
+            store_query = true
+            history = "7d"
+            log_level = "debug"
+            log_format = "json"
+            [limits]
+            connections = 1_000
+            polls = 900
+            live = 5
+            ingest_bytes = 16_777_216
+            import_bytes = 0x100000
+            import_targets = 10
+            "#,
+        )
+        .unwrap();
+        assert_eq!(
+            config,
+            Config {
+                listen: "[::1]:9000".parse().unwrap(),
+                data_dir: "/srv/ipwarden".into(),
+                envoy_admin: Some("http://127.0.0.1:9901".into()),
+                store_query: true,
+                history: Duration::from_secs(7 * 86_400),
+                log_level: LogLevel::Debug,
+                log_format: LogFormat::Json,
+                limits: Limits {
+                    connections: 1_000,
+                    polls: 900,
+                    live: 5,
+                    ingest_bytes: 16 * MIB,
+                    import_bytes: MIB,
+                    import_targets: 10,
+                },
+            }
+        );
+    }
+
+    #[test]
+    fn all_errors_come_at_once_with_line_expectation_and_mend() {
+        assert_eq!(
+            errors(
+                "listen = \"localhost\"\nlissten = 1\n\n[limits]\npolls = 0\nlive = \"many\"\nconnections = [1]\n[extra]\na = 1\n"
+            ),
+            [
+                "line 1: listen: expected an address with a port such as 127.0.0.1:8088 or [::1]:8088, found 'localhost'",
+                "line 2: lissten: not a setting: did you mean 'listen'?",
+                "line 5: limits.polls: expected a number from 1 to 1000000, found 0",
+                "line 6: limits.live: expected a number from 0 to 10000, found 'many'",
+                "line 7: limits.connections: expected a number from 10 to 1000000, found a value of type array",
+                "line 8: extra: not a setting: remove it or see README for the settings there are",
+            ]
+        );
+    }
+
+    #[test]
+    fn broken_toml_is_located() {
+        let found = errors("listen = \"127.0.0.1:1\"\ndata_dir = \n");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("line 2: not TOML: "), "{found:?}");
+    }
+
+    #[test]
+    fn later_sources_win_and_every_source_is_checked() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.toml");
+        std::fs::write(
+            &file,
+            "listen = \"127.0.0.1:1\"\ndata_dir = \"file\"\nlog_level = \"warn\"",
+        )
+        .unwrap();
+        let environment = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+        };
+        let config = Config::load(
+            Some(&file),
+            environment(&[
+                ("IPWARDEN_LISTEN", "127.0.0.1:2"),
+                ("IPWARDEN_DATA_DIR", "environment"),
+                ("IPWARDEN_LIMITS_POLLS", "7"),
+                ("IPWARDEN_TOKEN", "of the command line"),
+                ("IPWARDEN_PORT", "tcp://10.0.0.1:8088"),
+                ("IPWARDEN_SERVICE_HOST", "10.0.0.1"),
+                ("HOME", "/"),
+            ]),
+            &Flags { listen: Some("127.0.0.1:3".into()), store_query: true, ..Flags::default() },
+        )
+        .unwrap();
+        assert_eq!(config.listen.port(), 3);
+        assert_eq!(config.data_dir, PathBuf::from("environment"));
+        assert_eq!(config.log_level, LogLevel::Warn);
+        assert_eq!(config.limits.polls, 7);
+        assert!(config.store_query);
+
+        let refused = Config::load(
+            Some(&directory.path().join("missing.toml")),
+            environment(&[("IPWARDEN_LIMITS_POLS", "7"), ("IPWARDEN_HISTORY", "1y")]),
+            &Flags { envoy_admin: Some("127.0.0.1:9901".into()), ..Flags::default() },
+        )
+        .unwrap_err();
+        let lines: Vec<String> = refused.0.iter().map(ToString::to_string).collect();
+        assert!(lines[0].contains("missing.toml: file can't be read: "), "{lines:?}");
+        assert_eq!(
+            lines[1..],
+            [
+                "IPWARDEN_HISTORY: expected a duration from 1h to 520w such as 30d, found '1y'",
+                "IPWARDEN_LIMITS_POLS: not a setting: did you mean IPWARDEN_LIMITS_POLLS?",
+                "--envoy-admin: expected the address of Envoy's admin interface such as http://127.0.0.1:9901, found '127.0.0.1:9901'",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_public_address_is_warned_about() {
+        let config = check_toml("listen = \"0.0.0.0:8088\"").unwrap();
+        assert_eq!(
+            config.warnings(),
+            [
+                "listening on 0.0.0.0:8088 without TLS: tokens and addresses can be read on the way; put a TLS proxy in front or listen on 127.0.0.1"
+            ]
+        );
+        assert!(Config::default().warnings().is_empty());
+    }
+}

@@ -1,0 +1,349 @@
+//! Every change of the decision set goes through here, and from here to the proxies.
+//!
+//! Owns the order: one change at a time is committed to the store and then published, so
+//! the order of revisions is the order of the stream. Memory only ever repeats what the
+//! store has committed: after a crash between the two, a restart reads the truth.
+//!
+//! A waiting poll costs a timer and a place in a list of wakers. The message that it is
+//! woken for is encoded once and shared.
+
+mod stream;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ipwarden::decisions::Revision;
+use ipwarden::decisions::wire::MAX_MESSAGE_BYTES;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use self::stream::{Answer, Gap, SMALL_DELTA_BYTES, Stream};
+use crate::app::uncancelled;
+use crate::clock::Clock;
+use crate::model::{NewDecision, tier};
+use crate::store::{self, Added, NewAudit, Removal, Removed, StateStore, StoreError};
+
+/// How a poll ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Polled {
+    /// The whole set.
+    Snapshot(Bytes),
+    /// The steps since the revision asked for.
+    Delta(Bytes),
+    /// Nothing newer until the end of the wait, or the service stops.
+    Unchanged,
+    /// Too many polls wait already.
+    Busy,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No proxy could load the set.
+    #[error(
+        "the decision set would grow beyond what a proxy can load: at most {} MiB encoded; remove decisions, or join neighbouring addresses to networks",
+        MAX_MESSAGE_BYTES / 1024 / 1024
+    )]
+    Full,
+}
+
+/// The decision stream. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn StateStore>,
+    clock: Clock,
+    /// Held from before a commit until after its publication.
+    turn: tokio::sync::Mutex<()>,
+    stream: Mutex<Stream>,
+    signal: watch::Sender<Signal>,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+}
+
+/// What wakes polls.
+#[derive(Debug, Clone, Copy, Default)]
+struct Signal {
+    /// Grows with each change of the stream.
+    changes: u64,
+    stopping: bool,
+}
+
+impl Hub {
+    /// Reads the set from the store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn load(
+        store: Arc<dyn StateStore>,
+        clock: Clock,
+        max_waiting: usize,
+    ) -> store::Result<Self> {
+        let stream = read(store.as_ref(), &clock).await?;
+        Ok(Self(Arc::new(Inner {
+            store,
+            clock,
+            turn: tokio::sync::Mutex::new(()),
+            stream: Mutex::new(stream),
+            signal: watch::Sender::new(Signal::default()),
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+        })))
+    }
+
+    /// The present revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.0.stream().revision()
+    }
+
+    /// Polls that wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Adds decisions and tells every proxy. Not cancelled with its caller: what is
+    /// committed is published.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing was changed.
+    pub async fn add(
+        &self,
+        new: Vec<NewDecision>,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Added, ChangeError> {
+        let inner = Arc::clone(&self.0);
+        uncancelled(async move {
+            let _turn = inner.turn.lock().await;
+            inner.refuse_what_no_proxy_could_load(&new).await?;
+            match inner.store.add_decisions(new, audit, now).await {
+                Ok(added) => {
+                    inner.publish(added.revision, added.changes.clone()).await;
+                    Ok(added)
+                }
+                Err(error) => Err(inner.resynchronise(error).await.into()),
+            }
+        })
+        .await
+    }
+
+    /// Removes decisions and tells every proxy. Not cancelled with its caller.
+    ///
+    /// # Errors
+    /// Those of the store; nothing was changed.
+    pub async fn remove(
+        &self,
+        which: Removal,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> store::Result<Removed> {
+        let inner = Arc::clone(&self.0);
+        uncancelled(async move {
+            let _turn = inner.turn.lock().await;
+            match inner.store.remove_decisions(which, audit, now).await {
+                Ok(removed) => {
+                    inner.publish(removed.revision, removed.changes.clone()).await;
+                    Ok(removed)
+                }
+                Err(error) => Err(inner.resynchronise(error).await),
+            }
+        })
+        .await
+    }
+
+    /// What is newer than `after`, waiting for it at most `wait`.
+    pub async fn poll(&self, after: Option<Revision>, wait: Duration) -> Polled {
+        let inner = &self.0;
+        // Subscribed before the first look, so that nothing falls in between.
+        let mut signal = inner.signal.subscribe();
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut place = None;
+        loop {
+            let answer = inner.stream().answer(after, inner.clock.unix_seconds());
+            match answer {
+                Answer::Snapshot(bytes) => return Polled::Snapshot(bytes),
+                Answer::Delta(delta) => {
+                    return Polled::Delta(delta.bytes(inner.clock.unix_seconds()));
+                }
+                Answer::Wait => {}
+            }
+            if signal.borrow_and_update().stopping || wait.is_zero() {
+                return Polled::Unchanged;
+            }
+            if place.is_none() {
+                place = Place::take(inner);
+                if place.is_none() {
+                    return Polled::Busy;
+                }
+            }
+            match tokio::time::timeout_at(deadline, signal.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Polled::Unchanged,
+            }
+        }
+    }
+
+    /// Compares memory with the store and follows the store where they differ (somebody
+    /// else wrote to it, or it could not be read when it should have been).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn verify(&self) -> store::Result<()> {
+        let inner = &self.0;
+        let _turn = inner.turn.lock().await;
+        if inner.store.revision().await? != inner.stream().revision() {
+            tracing::warn!("the decision set changed behind the service's back: reading it again");
+            inner.reload().await;
+        }
+        Ok(())
+    }
+
+    /// Answers every waiting poll, and every later one at once.
+    pub fn stop(&self) {
+        self.0.signal.send_modify(|signal| signal.stopping = true);
+    }
+
+    /// Resolves when the service stops.
+    pub async fn stopping(&self) {
+        let mut signal = self.0.signal.subscribe();
+        // An error means that the hub is gone, which is the same.
+        let _ = signal.wait_for(|signal| signal.stopping).await;
+    }
+}
+
+impl Inner {
+    fn stream(&self) -> MutexGuard<'_, Stream> {
+        // Nothing in `Stream` can be half done when it panics, and a poisoned lock would
+        // cut off every proxy.
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.signal.send_modify(|signal| signal.changes += 1);
+    }
+
+    /// Called with the turn held.
+    async fn publish(
+        self: &Arc<Self>,
+        revision: Revision,
+        changes: Vec<ipwarden::decisions::Change>,
+    ) {
+        let published = self.stream().publish(revision, changes);
+        match published {
+            Ok(()) => {
+                self.wake();
+                self.compact_when_due();
+            }
+            Err(Gap) => {
+                tracing::warn!(
+                    "the decision set changed behind the service's back: reading it again"
+                );
+                self.reload().await;
+            }
+        }
+    }
+
+    /// After an error the store may or may not have committed: memory follows the store.
+    async fn resynchronise(&self, error: StoreError) -> StoreError {
+        let known = self.stream().revision();
+        match self.store.revision().await {
+            Ok(revision) if revision != known => self.reload().await,
+            // Unchanged; or still unavailable, and then the next publication finds the gap.
+            Ok(_) | Err(_) => {}
+        }
+        error
+    }
+
+    async fn refuse_what_no_proxy_could_load(
+        &self,
+        new: &[NewDecision],
+    ) -> Result<(), ChangeError> {
+        let bound = {
+            let stream = self.stream();
+            stream.size_bound()
+                + new.iter().map(|new| stream::entry_bound(&new.target)).sum::<usize>()
+        };
+        if bound <= MAX_MESSAGE_BYTES {
+            return Ok(());
+        }
+        // The bound is several times the size of sorted neighbours: measure it.
+        let work = self.stream().projection();
+        let now = self.clock.unix_seconds();
+        let added = new.iter().map(|new| (new.target, tier(new.action, &new.origin))).collect();
+        let measured = tokio::task::spawn_blocking(move || work.size_with(added, now)).await;
+        match measured {
+            Ok(Ok(size)) if size <= MAX_MESSAGE_BYTES => Ok(()),
+            Ok(Ok(_)) => Err(ChangeError::Full),
+            Ok(Err(error)) => Err(StoreError::Internal(error.to_string()).into()),
+            Err(error) => Err(StoreError::Internal(format!("a task ended early: {error}")).into()),
+        }
+    }
+
+    async fn reload_in_turn(&self) {
+        let _turn = self.turn.lock().await;
+        self.reload().await;
+    }
+
+    async fn reload(&self) {
+        match read(self.store.as_ref(), &self.clock).await {
+            Ok(stream) => {
+                *self.stream() = stream;
+                self.wake();
+            }
+            Err(error) => tracing::error!("the decision set can't be read: {error}"),
+        }
+    }
+
+    fn compact_when_due(self: &Arc<Self>) {
+        let Some(work) = self.stream().compaction() else { return };
+        let inner = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let done = work.run(inner.clock.unix_seconds());
+            {
+                let mut stream = inner.stream();
+                match done {
+                    Ok((revision, snapshot)) => stream.install(revision, snapshot),
+                    Err(error) => {
+                        tracing::error!("a snapshot of decisions can't be made: {error}");
+                        stream.compaction_failed();
+                        let inner = Arc::clone(&inner);
+                        tokio::spawn(async move { inner.reload_in_turn().await });
+                    }
+                }
+            }
+            inner.wake();
+            // More may have come in the meantime.
+            inner.compact_when_due();
+        });
+    }
+}
+
+/// A place among the waiting polls.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(inner: &'a Inner) -> Option<Self> {
+        let place = Self(&inner.waiting);
+        // Counted first and given back when it was one too many: no lock is needed.
+        (inner.waiting.fetch_add(1, Ordering::Relaxed) < inner.max_waiting).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn read(store: &dyn StateStore, clock: &Clock) -> store::Result<Stream> {
+    let (revision, entries) = store.entries(clock.now()).await?;
+    Ok(Stream::new(revision, &entries, clock.unix_seconds(), SMALL_DELTA_BYTES))
+}

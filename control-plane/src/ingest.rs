@@ -1,0 +1,320 @@
+//! Batches on their way into the log store.
+//!
+//! Owns the promise that a batch is acknowledged only after its durable commit. One thread
+//! takes everything that waits (bounded) and commits it as one transaction, so the slower
+//! the disk, the larger the groups. What does not fit into the queue is refused: the filter
+//! keeps it and comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use ipwarden::record::wire::{self, DecodeError};
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::store::view::stored_records;
+use crate::store::{Appended, IncomingBatch, LogStore, StoreError};
+
+/// Most batches that wait.
+const QUEUE_BATCHES: usize = 8_192;
+/// Most batches in one commit.
+const COMMIT_BATCHES: usize = 512;
+/// A commit takes no further batch beyond this many bytes.
+const COMMIT_BYTES: usize = 16 * 1024 * 1024;
+
+/// A batch that was taken care of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Records that were stored now.
+    pub stored: u64,
+    /// It had been stored before.
+    pub duplicate: bool,
+}
+
+/// Why a batch was not.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// It can't be read: sending it again will not help.
+    #[error(transparent)]
+    Undecodable(#[from] DecodeError),
+    /// Too much waits already.
+    #[error("too many batches wait for the store")]
+    QueueFull,
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The service stops.
+    #[error("the service stops")]
+    Stopping,
+}
+
+/// The way in. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    queue: mpsc::Sender<Message>,
+    queued_bytes: Arc<AtomicUsize>,
+    max_bytes: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// The thread that writes, until [`Ingest::stop`].
+#[derive(Debug)]
+pub struct Writer(std::thread::JoinHandle<()>);
+
+#[derive(Debug)]
+enum Message {
+    Batch(Job),
+    /// What is queued is still stored, nothing more is taken.
+    Stop,
+}
+
+#[derive(Debug)]
+struct Job {
+    bytes: Bytes,
+    received_at: Timestamp,
+    answer: Answer,
+    /// Counts the bytes as waiting for as long as it lives.
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Place {
+    queued_bytes: Arc<AtomicUsize>,
+    bytes: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.metrics.queue.dec();
+    }
+}
+
+impl Ingest {
+    /// Starts the writer. Must be called inside a Tokio runtime, which outlives the writer.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        store: Arc<dyn LogStore>,
+        live: Live,
+        metrics: Arc<Metrics>,
+        max_bytes: usize,
+        store_query: bool,
+    ) -> std::io::Result<(Self, Writer)> {
+        let (queue, jobs) = mpsc::channel(QUEUE_BATCHES);
+        let commit = Commit { store, live, metrics: Arc::clone(&metrics), store_query };
+        let runtime = Handle::current();
+        // A thread of its own: decoding and handing over to the store take a whole core
+        // under load, which must not be one of those that answer polls.
+        let thread = std::thread::Builder::new()
+            .name("ingest".to_owned())
+            .spawn(move || commit.run(&runtime, jobs))?;
+        let ingest = Self { queue, queued_bytes: Arc::default(), max_bytes, metrics };
+        Ok((ingest, Writer(thread)))
+    }
+
+    /// Takes a batch and answers when it is durable.
+    ///
+    /// # Errors
+    /// [`IngestError`]; nothing of the batch was stored, except perhaps after
+    /// [`IngestError::Store`], where sending it again is safe.
+    pub async fn submit(
+        &self,
+        bytes: Bytes,
+        received_at: Timestamp,
+    ) -> Result<Accepted, IngestError> {
+        let size = bytes.len();
+        let place = Place {
+            queued_bytes: Arc::clone(&self.queued_bytes),
+            bytes: size,
+            metrics: Arc::clone(&self.metrics),
+        };
+        self.metrics.queue.inc();
+        let before = self.queued_bytes.fetch_add(size, Ordering::Relaxed);
+        if before + size > self.max_bytes {
+            drop(place);
+            self.metrics.batch("refused");
+            return Err(IngestError::QueueFull);
+        }
+        let (answer, answered) = oneshot::channel();
+        let job = Job { bytes, received_at, answer: Answer(answer), place };
+        match self.queue.try_send(Message::Batch(job)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.metrics.batch("refused");
+                return Err(IngestError::QueueFull);
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(IngestError::Stopping),
+        }
+        self.metrics.batch_bytes.inc_by(size as u64);
+        answered.await.unwrap_or(Err(IngestError::Stopping))
+    }
+
+    /// Takes no more; what was accepted is still stored.
+    pub async fn stop(&self) {
+        // An error means that it has stopped already.
+        let _ = self.queue.send(Message::Stop).await;
+    }
+
+    /// Batches that wait for the store.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        usize::try_from(self.metrics.queue.get()).unwrap_or(0)
+    }
+}
+
+impl Writer {
+    /// Waits until everything that was accepted is stored, after [`Ingest::stop`].
+    pub async fn finish(self) {
+        // An error would mean that the thread panicked, which has been reported by then.
+        let _ = tokio::task::spawn_blocking(move || self.0.join()).await;
+    }
+}
+
+struct Commit {
+    store: Arc<dyn LogStore>,
+    live: Live,
+    metrics: Arc<Metrics>,
+    store_query: bool,
+}
+
+impl Commit {
+    fn run(&self, runtime: &Handle, mut queue: mpsc::Receiver<Message>) {
+        while let Some(message) = queue.blocking_recv() {
+            let Message::Batch(first) = message else {
+                queue.close();
+                continue;
+            };
+            let mut bytes = first.bytes.len();
+            let mut group = vec![first];
+            while group.len() < COMMIT_BATCHES && bytes < COMMIT_BYTES {
+                match queue.try_recv() {
+                    Ok(Message::Batch(next)) => {
+                        bytes += next.bytes.len();
+                        group.push(next);
+                    }
+                    Ok(Message::Stop) => queue.close(),
+                    Err(_) => break,
+                }
+            }
+            self.commit(runtime, group);
+        }
+    }
+
+    fn commit(&self, runtime: &Handle, group: Vec<Job>) {
+        let started = tokio::time::Instant::now();
+        let (bodies, answers): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .map(|job| ((job.bytes, job.received_at, job.place), job.answer))
+            .unzip();
+        let mut batches = Vec::with_capacity(bodies.len());
+        let mut waiting = Vec::with_capacity(bodies.len());
+        for ((bytes, received_at, _), answer) in bodies.iter().zip(answers) {
+            match wire::decode(bytes) {
+                Ok(batch) => {
+                    let received_at = *received_at;
+                    batches.push(IncomingBatch {
+                        batch,
+                        received_at,
+                        store_query: self.store_query,
+                    });
+                    waiting.push(answer);
+                }
+                Err(error) => {
+                    self.metrics.batch("undecodable");
+                    answer.send(Err(error.into()));
+                }
+            }
+        }
+        if batches.is_empty() {
+            return;
+        }
+        let outcomes = match self.append(runtime, &batches) {
+            // One batch that the store chokes on must not take its neighbours with it.
+            Err(StoreError::Internal(_)) if batches.len() > 1 => batches
+                .iter()
+                .flat_map(|batch| flatten(self.append(runtime, std::slice::from_ref(batch)), 1))
+                .collect(),
+            outcome => flatten(outcome, batches.len()),
+        };
+        for (outcome, answer) in outcomes.into_iter().zip(waiting) {
+            if outcome.is_err() {
+                self.metrics.batch("failed");
+            }
+            answer.send(outcome);
+        }
+        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+    }
+
+    fn append(
+        &self,
+        runtime: &Handle,
+        batches: &[IncomingBatch<'_>],
+    ) -> Result<Vec<Accepted>, StoreError> {
+        let appended = runtime.block_on(self.store.append(batches))?;
+        if appended.len() != batches.len() {
+            return Err(StoreError::Internal("not every batch was answered for".to_owned()));
+        }
+        let pairs = batches.iter().zip(appended);
+        Ok(pairs.map(|(batch, appended)| self.stored(batch, appended)).collect())
+    }
+
+    fn stored(&self, batch: &IncomingBatch<'_>, appended: Appended) -> Accepted {
+        match appended {
+            Appended::Stored { first_id } => {
+                let stored = batch.batch.records.len() as u64;
+                self.metrics.batch("stored");
+                self.metrics.records.inc_by(stored);
+                if self.live.is_watched() {
+                    stored_records(batch, first_id).for_each(|record| self.live.publish(record));
+                }
+                Accepted { stored, duplicate: false }
+            }
+            Appended::Duplicate => {
+                self.metrics.batch("duplicate");
+                Accepted { stored: 0, duplicate: true }
+            }
+            Appended::Noted => {
+                self.metrics.batch("noted");
+                Accepted { stored: 0, duplicate: false }
+            }
+        }
+    }
+}
+
+/// One outcome for each of `count` batches.
+fn flatten(
+    outcome: Result<Vec<Accepted>, StoreError>,
+    count: usize,
+) -> Vec<Result<Accepted, IngestError>> {
+    match outcome {
+        Ok(accepted) => accepted.into_iter().map(Ok).collect(),
+        Err(error) => (0..count).map(|_| Err(IngestError::Store(same(&error)))).collect(),
+    }
+}
+
+fn same(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
+        StoreError::Unusable(why) => StoreError::Unusable(why.clone()),
+        StoreError::Internal(why) => StoreError::Internal(why.clone()),
+    }
+}
+
+/// Where the outcome of a batch goes.
+#[derive(Debug)]
+struct Answer(oneshot::Sender<Result<Accepted, IngestError>>);
+
+impl Answer {
+    fn send(self, outcome: Result<Accepted, IngestError>) {
+        // An error means that whoever asked has gone away; the batch is stored all the same
+        // and will be recognised when it comes again.
+        let _ = self.0.send(outcome);
+    }
+}

@@ -1,0 +1,206 @@
+//! What the service counts. No global state: one value, handed around.
+//!
+//! Label values come from fixed sets (routes of our table, our own words), never from a
+//! client: neither an address nor a path can end up here, and the number of series is bounded.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Content type of the text that [`Metrics::text`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Labels of [`Metrics::requests`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestLabels {
+    /// Path as our table writes it, or `none`.
+    pub route: &'static str,
+    /// Status of the response.
+    pub status: u16,
+}
+
+impl EncodeLabelSet for RequestLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("route", self.route).encode(encoder.encode_label())?;
+        ("status", self.status).encode(encoder.encode_label())
+    }
+}
+
+use prometheus_client::encoding::EncodeLabel;
+
+/// A label whose values are words of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind(pub &'static str);
+
+impl EncodeLabelSet for Kind {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("kind", self.0).encode(encoder.encode_label())
+    }
+}
+
+/// All counters and gauges.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Answers of the decision stream: snapshot, delta, unchanged, busy.
+    pub answers: Family<Kind, Counter>,
+    /// Bytes of decisions sent.
+    pub answer_bytes: Counter,
+    /// Records stored.
+    pub records: Counter,
+    /// Batches: stored, duplicate, noted, undecodable, refused (queue full), failed.
+    pub batches: Family<Kind, Counter>,
+    /// Bytes of batches taken in.
+    pub batch_bytes: Counter,
+    /// How long commits of batches take.
+    pub commit_seconds: Histogram,
+    /// Batches that wait for the store.
+    pub queue: Gauge,
+    /// Set when the metrics are read.
+    pub now: Readings,
+}
+
+/// Gauges that are read off the service at the moment it is asked.
+#[derive(Debug, Default)]
+pub struct Readings {
+    /// Number of the present decision set.
+    pub revision: Gauge<u64, AtomicU64>,
+    /// Live decisions.
+    pub decisions: Gauge<u64, AtomicU64>,
+    /// Polls that wait.
+    pub polls_waiting: Gauge<u64, AtomicU64>,
+    /// Subscribers of the live stream.
+    pub live_subscribers: Gauge<u64, AtomicU64>,
+    /// Proxies heard of in the last minutes.
+    pub proxies: Gauge<u64, AtomicU64>,
+    /// Records lost, as the proxies report, since their present start.
+    pub records_lost: Gauge<u64, AtomicU64>,
+    /// Size of the state store's files.
+    pub state_bytes: Gauge<u64, AtomicU64>,
+    /// Size of the log store's files.
+    pub log_bytes: Gauge<u64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("ipwarden"),
+            requests: Family::default(),
+            answers: Family::default(),
+            answer_bytes: Counter::default(),
+            records: Counter::default(),
+            batches: Family::default(),
+            batch_bytes: Counter::default(),
+            commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            queue: Gauge::default(),
+            now: Readings::default(),
+        };
+        let r = &mut metrics.registry;
+        r.register("build", "The running program", Info::new([("version", ipwarden::VERSION)]));
+        r.register("http_requests", "Requests answered", metrics.requests.clone());
+        r.register("stream_answers", "Answers of the decision stream", metrics.answers.clone());
+        r.register_with_unit("stream", "Decisions sent", Unit::Bytes, metrics.answer_bytes.clone());
+        r.register("ingest_records", "Records stored", metrics.records.clone());
+        r.register("ingest_batches", "Batches by what became of them", metrics.batches.clone());
+        r.register_with_unit(
+            "ingest",
+            "Batches taken in",
+            Unit::Bytes,
+            metrics.batch_bytes.clone(),
+        );
+        r.register_with_unit(
+            "ingest_commit",
+            "Time from taking batches off the queue to their durable commit",
+            Unit::Seconds,
+            metrics.commit_seconds.clone(),
+        );
+        r.register(
+            "ingest_queue_batches",
+            "Batches that wait for the store",
+            metrics.queue.clone(),
+        );
+        let now = &metrics.now;
+        r.register("revision", "Number of the decision set", now.revision.clone());
+        r.register("decisions", "Live decisions", now.decisions.clone());
+        r.register("polls_waiting", "Polls that wait for a change", now.polls_waiting.clone());
+        r.register(
+            "live_subscribers",
+            "Subscribers of the live stream",
+            now.live_subscribers.clone(),
+        );
+        r.register("proxies", "Proxies heard of in the last five minutes", now.proxies.clone());
+        r.register(
+            "proxy_records_lost",
+            "Requests whose record the proxies lost since their present start",
+            now.records_lost.clone(),
+        );
+        r.register_with_unit(
+            "state_store",
+            "State store files",
+            Unit::Bytes,
+            now.state_bytes.clone(),
+        );
+        r.register_with_unit("log_store", "Log store files", Unit::Bytes, now.log_bytes.clone());
+        metrics
+    }
+
+    /// Counts an answered request.
+    pub fn answered(&self, route: &'static str, status: u16) {
+        self.requests.get_or_create(&RequestLabels { route, status }).inc();
+    }
+
+    /// Counts a batch by what became of it.
+    pub fn batch(&self, kind: &'static str) {
+        self.batches.get_or_create(&Kind(kind)).inc();
+    }
+
+    /// Everything as OpenMetrics text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.answered("/v1/decisions", 200);
+        metrics.batch("stored");
+        metrics.commit_seconds.observe(0.001);
+        let text = metrics.text();
+        for line in [
+            "ipwarden_build_info{version=\"0.1.0\"} 1",
+            "ipwarden_http_requests_total{route=\"/v1/decisions\",status=\"200\"} 1",
+            "ipwarden_ingest_batches_total{kind=\"stored\"} 1",
+            "ipwarden_ingest_commit_seconds_count 1",
+            "ipwarden_revision 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+        }
+    }
+}

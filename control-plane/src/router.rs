@@ -1,0 +1,282 @@
+//! The whole URL table: which path takes which method, from whom, for how long.
+//!
+//! [`TABLE`] is the only place that grants access. A handler that is not in it is refused to
+//! everybody; a test compares it with the API document.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::{
+    audit, check, decisions, import, meta, proxies, requests, status, stream, tokens,
+};
+use crate::app::App;
+use crate::auth::Identity;
+use crate::model::Role;
+use crate::problem::Problem;
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody who can connect.
+    Public,
+    /// Proxies (and admins).
+    Proxy,
+    /// Viewers and admins.
+    Read,
+    /// Admins.
+    Admin,
+}
+
+impl Access {
+    /// Whether a role may.
+    #[must_use]
+    pub const fn admits(self, role: Role) -> bool {
+        match (self, role) {
+            (Self::Public, _) | (_, Role::Admin) => true,
+            (Self::Proxy, Role::Proxy) | (Self::Read, Role::Viewer) => true,
+            (Self::Proxy | Self::Read | Self::Admin, Role::Proxy | Role::Viewer) => false,
+        }
+    }
+
+    const fn needs(self) -> &'static str {
+        match self {
+            Self::Public => "no token",
+            Self::Proxy => "a token of the role proxy or admin",
+            Self::Read => "a token of the role viewer or admin",
+            Self::Admin => "a token of the role admin",
+        }
+    }
+}
+
+/// A row of the table: method, path, who may, and how many seconds until the response must
+/// have begun.
+pub type Row = (Method, &'static str, Access, u64);
+
+/// Every route.
+pub const TABLE: &[Row] = &[
+    (Method::GET, "/v1/decisions", Access::Read, 30),
+    (Method::POST, "/v1/decisions", Access::Admin, 30),
+    (Method::DELETE, "/v1/decisions", Access::Admin, 30),
+    (Method::GET, "/v1/decisions/check", Access::Read, 30),
+    (Method::POST, "/v1/decisions/import", Access::Admin, 600),
+    (Method::GET, "/v1/decisions/stream", Access::Proxy, 65),
+    (Method::POST, "/v1/requests", Access::Proxy, 60),
+    (Method::GET, "/v1/requests", Access::Read, 60),
+    (Method::GET, "/v1/requests/live", Access::Read, 30),
+    (Method::GET, "/v1/proxies", Access::Read, 30),
+    (Method::GET, "/v1/audit", Access::Read, 30),
+    (Method::GET, "/v1/tokens", Access::Admin, 30),
+    (Method::POST, "/v1/tokens", Access::Admin, 30),
+    (Method::DELETE, "/v1/tokens/{name}", Access::Admin, 30),
+    (Method::GET, "/v1/status", Access::Read, 30),
+    (Method::GET, "/metrics", Access::Public, 30),
+    (Method::GET, "/healthz", Access::Public, 5),
+    (Method::GET, "/readyz", Access::Public, 30),
+    (Method::GET, "/openapi.json", Access::Public, 5),
+    (Method::GET, "/", Access::Public, 5),
+];
+
+/// A client that sends nothing of its body for so long is cut off.
+const BODY_IDLE: Duration = Duration::from_secs(20);
+
+/// For the answer that there is nothing at a path.
+const FALLBACK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Handlers and their documentation.
+fn handlers() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(decisions::list, decisions::add, decisions::remove))
+        .routes(routes!(check::check))
+        .routes(routes!(import::import))
+        .routes(routes!(stream::poll))
+        .routes(routes!(requests::search, requests::ship))
+        .routes(routes!(requests::live))
+        .routes(routes!(proxies::list))
+        .routes(routes!(audit::list))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(status::status))
+        .routes(routes!(meta::metrics))
+        .routes(routes!(meta::healthz))
+        .routes(routes!(meta::readyz))
+        .routes(routes!(meta::openapi))
+        .routes(routes!(meta::home))
+}
+
+/// The API document, without its routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "ipwarden", description = "The control plane's API. Errors are RFC 9457 problem documents."),
+    security(("token" = [])),
+    tags(
+        (name = "decisions", description = "What to do with which addresses"),
+        (name = "requests", description = "What happened"),
+        (name = "proxies", description = "For proxies, and about them"),
+        (name = "operation", description = "The service itself"),
+    ),
+    modifiers(&BearerTokens)
+)]
+struct Document;
+
+struct BearerTokens;
+
+impl utoipa::Modify for BearerTokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+/// The API document as JSON.
+///
+/// # Errors
+/// None in practice: the document is made of our own types.
+pub fn openapi() -> Result<String, serde_json::Error> {
+    let (_, mut document) = handlers().split_for_parts();
+    for (method, path, access, _) in TABLE {
+        if let Some(operation) = operation(&mut document, method, path) {
+            operation.description = Some(match operation.description.take() {
+                Some(text) => format!("{text}\n\nNeeds {}.", access.needs()),
+                None => format!("Needs {}.", access.needs()),
+            });
+        }
+    }
+    document.to_pretty_json()
+}
+
+fn operation<'a>(
+    document: &'a mut utoipa::openapi::OpenApi,
+    method: &Method,
+    path: &str,
+) -> Option<&'a mut utoipa::openapi::path::Operation> {
+    let item = document.paths.paths.get_mut(path)?;
+    match *method {
+        Method::GET => item.get.as_mut(),
+        Method::POST => item.post.as_mut(),
+        Method::DELETE => item.delete.as_mut(),
+        _ => None,
+    }
+}
+
+/// The service for requests.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, _) = handlers().split_for_parts();
+    router
+        .fallback(meta::not_found)
+        .layer(RequestBodyTimeoutLayer::new(BODY_IDLE))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
+        .with_state(app)
+}
+
+/// What happens to every request: who is it, may they, in time, counted.
+async fn edge(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let started = tokio::time::Instant::now();
+    let row = row(&request);
+    let method = request.method().clone();
+    let mut response = match admit(&app, row, &mut request) {
+        Ok(limit) => match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                Problem::busy(format!("took longer than {} s", limit.as_secs()), 5).into_response()
+            }
+        },
+        Err(refusal) => *refusal,
+    };
+    for (name, value) in meta::SECURITY_HEADERS {
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    let route = row.map_or("none", |(_, path, _, _)| *path);
+    let status = response.status().as_u16();
+    app.metrics.answered(route, status);
+    tracing::debug!(
+        %method,
+        route,
+        status,
+        ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "request"
+    );
+    response
+}
+
+/// The row that a request belongs to; none for unknown paths and methods.
+fn row(request: &Request) -> Option<&'static Row> {
+    let path = request.extensions().get::<MatchedPath>()?.as_str();
+    let method = match *request.method() {
+        // Axum answers HEAD with the handler of GET.
+        Method::HEAD => &Method::GET,
+        ref method => method,
+    };
+    TABLE.iter().find(|(row_method, row_path, _, _)| row_method == method && *row_path == path)
+}
+
+/// Lets a request through for a time, or says why not.
+fn admit(app: &App, row: Option<&Row>, request: &mut Request) -> Result<Duration, Box<Response>> {
+    let Some((_, _, access, seconds)) = row else {
+        // A path without any handler goes on to the fallback. One with a handler but
+        // without a row stops here, be it a wrong method or a mistake in this file.
+        return match request.extensions().get::<MatchedPath>() {
+            None => Ok(FALLBACK_LIMIT),
+            Some(path) => Err(Box::new(wrong_method(path.as_str()))),
+        };
+    };
+    let limit = Duration::from_secs(*seconds);
+    if *access == Access::Public {
+        return Ok(limit);
+    }
+    let identity = identify(app, request).map_err(refusal)?;
+    if !access.admits(identity.role) {
+        let detail = format!(
+            "a token of the role {} may not do this: it needs {}",
+            identity.role.as_str(),
+            access.needs()
+        );
+        return Err(refusal(Problem::new(StatusCode::FORBIDDEN, detail)));
+    }
+    request.extensions_mut().insert(identity);
+    Ok(limit)
+}
+
+fn refusal(problem: Problem) -> Box<Response> {
+    Box::new(problem.into_response())
+}
+
+fn wrong_method(path: &str) -> Response {
+    let methods: Vec<&str> = TABLE
+        .iter()
+        .filter(|(_, row_path, _, _)| *row_path == path)
+        .map(|(method, _, _, _)| method.as_str())
+        .collect();
+    let allow = methods.join(", ");
+    let detail = format!("this path doesn't take this method: expected {allow}");
+    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response();
+    if let Ok(allow) = HeaderValue::from_str(&allow) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+fn identify(app: &App, request: &Request) -> Result<Identity, Problem> {
+    let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, detail);
+    let value = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let Some(value) = value else {
+        return Err(unauthorized("no token: send 'authorization: Bearer ipw_…'"));
+    };
+    let secret = std::str::from_utf8(value).ok().and_then(|value| {
+        let (scheme, secret) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+    });
+    secret.and_then(|secret| app.auth.identify(secret, app.clock.now())).ok_or_else(|| {
+        unauthorized("the token is not known: it was revoked, or belongs to another service")
+    })
+}

@@ -1,0 +1,384 @@
+//! From a checked configuration to a running service, and to its orderly end.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::api::status::{LOG_FILE, STATE_FILE};
+use crate::app::App;
+use crate::auth::{Auth, AuthError};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::hub::Hub;
+use crate::ingest::{Ingest, Writer};
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::store::sqlite::{SqliteLog, SqliteState};
+use crate::store::{LogStore, StateStore, StoreError};
+use crate::{router, telemetry};
+
+/// A connection that sends no complete request head for so long is closed; so is an idle
+/// one. Above Envoy's usual keep-alive probes, below what a patient attacker would like.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Largest request head in bytes.
+const HEAD_BYTES: usize = 64 * 1024;
+/// After a signal, requests in flight may take so long.
+const DRAIN: Duration = Duration::from_secs(7);
+/// After that, the store may take so long for what was accepted: ten seconds in all.
+const FLUSH: Duration = Duration::from_secs(3);
+/// How often old decisions are forgotten and uses of tokens noted.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// Pause when the system gives no more connections.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Files that are open beside the connections.
+const OTHER_FILES: u64 = 200;
+/// Imports at once.
+const IMPORTS: usize = 2;
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory can't be used.
+    #[error("data directory {path}: {error}: choose another with --data-dir")]
+    DataDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Another service uses it.
+    #[error(
+        "data directory {path} is in use by another ipwarden: stop that one, or choose another with --data-dir"
+    )]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A store can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The first tokens can't be made.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {error}: choose another address with --listen")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The system refuses something else.
+    #[error("the system refuses {what}: {error}")]
+    System {
+        /// What was asked.
+        what: &'static str,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// Runs the service until SIGTERM or SIGINT; a second signal ends it at once.
+///
+/// # Errors
+/// [`ServeError`], before anything is listened on.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    telemetry::start(config.log_level, config.log_format);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let system = |what| move |error| ServeError::System { what, error };
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(system("a signal handler"))?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+        .map_err(system("a signal handler"))?;
+    let service = Service::start(config, Clock::system()).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: answering what is under way, storing what was accepted");
+    tokio::select! {
+        () = service.stop() => tracing::info!("stopped"),
+        _ = terminate.recv() => tracing::warn!("stopped at once by a second signal"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once by a second signal"),
+    }
+    Ok(())
+}
+
+/// A running service.
+pub struct Service {
+    address: SocketAddr,
+    app: Arc<App>,
+    acceptor: JoinHandle<Connections>,
+    housekeeper: JoinHandle<()>,
+    writer: Writer,
+    /// Held as long as the service uses the data directory.
+    _lock: File,
+}
+
+impl Service {
+    /// Opens the stores and starts everything. When it returns, connections are accepted.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing is listened on then.
+    pub async fn start(mut config: Config, clock: Clock) -> Result<Self, ServeError> {
+        let directory = config.data_dir.clone();
+        let lock = prepare(&directory)?;
+        config.limits.connections = raise_file_limit(config.limits.connections);
+        let (state, log) = open_stores(&directory).await?;
+        let now = clock.now();
+        let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
+        let auth = Auth::load(Arc::clone(&state)).await?;
+        for path in auth.ensure_files(&directory, now).await? {
+            tracing::info!("wrote a new token to {}", path.display());
+        }
+        let metrics = Arc::new(Metrics::new());
+        let live = Live::new(config.limits.live);
+        let (ingest, writer) = Ingest::start(
+            Arc::clone(&log),
+            live.clone(),
+            Arc::clone(&metrics),
+            config.limits.ingest_bytes,
+            config.store_query,
+        )
+        .map_err(|error| ServeError::System { what: "a thread", error })?;
+        let openapi = router::openapi().map_err(|error| StoreError::Internal(error.to_string()))?;
+        let address = config.listen;
+        let failed = |error| ServeError::Listen { address, error };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let connections = config.limits.connections;
+        let app = Arc::new(App {
+            config,
+            clock,
+            started_at: now,
+            state,
+            log,
+            auth,
+            hub,
+            ingest,
+            live,
+            fleet: Fleet::default(),
+            metrics,
+            imports: Semaphore::new(IMPORTS),
+            openapi,
+        });
+        let router = router::router(Arc::clone(&app));
+        let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
+        let housekeeper = tokio::spawn(keep_house(Arc::clone(&app)));
+        let revision = app.hub.revision();
+        tracing::info!(
+            version = ipwarden::VERSION,
+            data_dir = %directory.display(),
+            revision = revision.number,
+            "listening on http://{address}"
+        );
+        Ok(Self { address, app, acceptor, housekeeper, writer, _lock: lock })
+    }
+
+    /// Where it listens, with the port that the system chose for port 0.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its parts.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Stops: waiting polls are answered at once, requests under way get a few seconds,
+    /// what was accepted is stored. At most ten seconds. When it returns, the data
+    /// directory is free.
+    pub async fn stop(self) {
+        self.app.hub.stop();
+        if let Ok(connections) = self.acceptor.await {
+            connections.finish().await;
+        }
+        // It ends by itself; an error would mean that it panicked, which was reported.
+        let _ = self.housekeeper.await;
+        let flush = async {
+            self.app.ingest.stop().await;
+            self.writer.finish().await;
+            if let Err(error) = self.app.auth.note_use().await {
+                tracing::warn!("uses of tokens could not be noted: {error}");
+            }
+        };
+        if tokio::time::timeout(FLUSH, flush).await.is_err() {
+            tracing::error!("the store took too long: batches without an answer will come again");
+        }
+    }
+}
+
+/// The open connections.
+struct Connections {
+    graceful: GracefulShutdown,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    async fn finish(self) {
+        let Self { graceful, mut tasks } = self;
+        let drained = async {
+            graceful.shutdown().await;
+            while tasks.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("some requests took too long and were cut off");
+            tasks.shutdown().await;
+        }
+    }
+}
+
+/// Creates the data directory, and makes sure that nobody else uses it.
+fn prepare(directory: &Path) -> Result<File, ServeError> {
+    let failed = |error| ServeError::DataDirectory { path: directory.to_owned(), error };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    let mode = std::fs::metadata(directory).map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            "{} can be read by others: it holds tokens and addresses; chmod 700 it",
+            directory.display()
+        );
+    }
+    let lock = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(directory.join("lock"))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(ServeError::InUse { path: directory.to_owned() })
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+async fn open_stores(
+    directory: &Path,
+) -> Result<(Arc<dyn StateStore>, Arc<dyn LogStore>), StoreError> {
+    let (state, log) = (directory.join(STATE_FILE), directory.join(LOG_FILE));
+    // Opening migrates and recovers, which blocks.
+    let opened = tokio::task::spawn_blocking(move || {
+        Ok::<_, StoreError>((SqliteState::open(&state)?, SqliteLog::open(&log)?))
+    });
+    let (state, log) = opened
+        .await
+        .map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))??;
+    Ok((Arc::new(state), Arc::new(log)))
+}
+
+/// Lets this process open as many files as the system permits, and says how many
+/// connections fit into that.
+fn raise_file_limit(connections: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let Some(files) = files else { return connections };
+    let fit = usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(10);
+    if fit < connections {
+        tracing::warn!(
+            "only {fit} of {connections} connections fit into the limit of {files} open files: raise it (ulimit -n) or lower limits.connections"
+        );
+    }
+    connections.min(fit)
+}
+
+/// Accepts connections until the service stops. Dropping the listener refuses new ones;
+/// the returned value knows the open ones.
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    connections: usize,
+    hub: Hub,
+) -> Connections {
+    let mut open = Connections { graceful: GracefulShutdown::new(), tasks: JoinSet::new() };
+    let free = Arc::new(Semaphore::new(connections));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
+    let stopping = hub.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&free).acquire_owned().await.ok();
+            listener.accept().await.map(|(stream, _)| (stream, place))
+        };
+        let (stream, place) = tokio::select! {
+            accepted = accepted => match accepted {
+                Ok(accepted) => accepted,
+                // The client went away before it was accepted.
+                Err(error) if is_of_the_connection(&error) => continue,
+                Err(error) => {
+                    tracing::warn!("no connection can be accepted: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            () = &mut stopping => return open,
+        };
+        // Answers are small and urgent. A socket that refuses this still works.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection =
+            open.graceful.watch(server.serve_connection(TokioIo::new(stream), service));
+        while open.tasks.try_join_next().is_some() {}
+        open.tasks.spawn(async move {
+            // What can go wrong here is the client's doing: it went away or was too slow.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+}
+
+fn is_of_the_connection(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+    )
+}
+
+/// What is done once a minute.
+async fn keep_house(app: Arc<App>) {
+    let mut minute = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        tokio::select! {
+            _ = minute.tick() => {}
+            () = app.hub.stopping() => return,
+        }
+        match app.state.sweep_decisions(app.clock.now(), app.config.history).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::debug!(forgotten, "old decisions forgotten"),
+            Err(error) => tracing::warn!("old decisions could not be forgotten: {error}"),
+        }
+        if let Err(error) = app.auth.note_use().await {
+            tracing::warn!("uses of tokens could not be noted: {error}");
+        }
+        if let Err(error) = app.hub.verify().await {
+            tracing::warn!("the decision set could not be compared with the store: {error}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The API over a real socket, on real SQLite files, as clients see it.
+
+mod access;
+mod decisions;
+mod ingest;
+mod operation;
+mod stream;
+mod support;
