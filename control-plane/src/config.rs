@@ -1,7 +1,9 @@
 //! The service's configuration: `ipwarden.toml`, then `IPWARDEN_*` of the environment, then
 //! flags; a later source wins. A key `limits.polls` is `IPWARDEN_LIMITS_POLLS`.
 //!
-//! One table ([`KEYS`]) says what there is. Everything is checked before anything starts,
+//! A variable that merely resembles a setting is an error, one that doesn't is somebody else's.
+//!
+//! One table (`KEYS`) says what there is. Everything is checked before anything starts,
 //! and all errors are reported at once, each with its place, what was expected and how to
 //! mend it. That is also why no configuration library is used: those stop at the first
 //! error and don't know its line.
@@ -380,9 +382,6 @@ const KEYS: &[Key] = &[
     },
 ];
 
-/// Variables under our prefix that are not the service's: those of the command line.
-const CLIENT_VARIABLES: [&str; 5] = ["URL", "TOKEN", "TOKEN_FILE", "OUTPUT", "CONFIG"];
-
 fn read_file(file: Option<&Path>, errors: &mut Vec<ConfigError>) -> Option<(String, String)> {
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let name = path.display().to_string();
@@ -468,25 +467,31 @@ fn apply_environment(
     let mut ours: Vec<(String, String)> = environment
         .into_iter()
         .filter_map(|(name, value)| Some((name.strip_prefix("IPWARDEN_")?.to_owned(), value)))
-        .filter(|(name, _)| !is_foreign(name))
         .collect();
     ours.sort();
     for (name, value) in ours {
         let place = format!("IPWARDEN_{name}");
-        let key = KEYS.iter().find(|key| variable(key.path) == name);
-        // An unknown one keeps the form of a variable, so that the hint does too.
-        let path = key.map_or(name.as_str(), |key| key.path);
-        apply(config, path, &place, &Raw::Text(&value), errors);
+        match KEYS.iter().find(|key| variable(key.path) == name) {
+            Some(key) => apply(config, key.path, &place, &Raw::Text(&value), errors),
+            None => {
+                if let Some(meant) = meant(&name) {
+                    let message = format!("not a setting: did you mean IPWARDEN_{meant}?");
+                    errors.push(ConfigError { place, message });
+                }
+            }
+        }
     }
 }
 
-/// Kubernetes sets `IPWARDEN_PORT=tcp://…`, `IPWARDEN_SERVICE_HOST` and their like in every
-/// pod beside a Service of our name.
-fn is_foreign(name: &str) -> bool {
-    CLIENT_VARIABLES.contains(&name)
-        || name == "PORT"
-        || name.starts_with("PORT_")
-        || name.starts_with("SERVICE_")
+/// The variable that somebody who wrote `name` probably meant. None for what is not ours:
+/// the command line's (`IPWARDEN_TOKEN`), and what Kubernetes sets in every pod beside a
+/// Service of our name (`IPWARDEN_PORT=tcp://…`).
+fn meant(name: &str) -> Option<String> {
+    let variables = KEYS.iter().map(|key| variable(key.path));
+    let extended = variables
+        .clone()
+        .find(|known| name.strip_prefix(known.as_str()).is_some_and(|rest| rest.starts_with('_')));
+    extended.or_else(|| nearest(name, variables))
 }
 
 fn variable(path: &str) -> String {
@@ -531,20 +536,18 @@ fn apply(
 }
 
 fn unknown(path: &str) -> String {
-    let is_variable = path.bytes().any(|byte| byte.is_ascii_uppercase());
-    let nearest = KEYS
-        .iter()
-        .map(|key| if is_variable { variable(key.path) } else { key.path.to_owned() })
-        .map(|name| (distance(path, &name), name))
-        .min()
-        .filter(|(distance, name)| *distance <= name.len() / 3);
-    match nearest {
-        Some((_, name)) if is_variable => {
-            format!("not a setting: did you mean IPWARDEN_{name}?")
-        }
-        Some((_, name)) => format!("not a setting: did you mean '{name}'?"),
+    match nearest(path, KEYS.iter().map(|key| key.path.to_owned())) {
+        Some(name) => format!("not a setting: did you mean '{name}'?"),
         None => "not a setting: remove it or see README for the settings there are".to_owned(),
     }
+}
+
+fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    known
+        .map(|known| (distance(name, &known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len() / 3)
+        .map(|(_, known)| known)
 }
 
 /// Levenshtein's distance, for hints only.
@@ -680,6 +683,8 @@ mod tests {
                 ("IPWARDEN_TOKEN", "of the command line"),
                 ("IPWARDEN_PORT", "tcp://10.0.0.1:8088"),
                 ("IPWARDEN_SERVICE_HOST", "10.0.0.1"),
+                ("IPWARDEN_URL", "http://127.0.0.1:8088"),
+                ("IPWARDEN_BIN", "target/debug/ipwarden"),
                 ("HOME", "/"),
             ]),
             &Flags { listen: Some("127.0.0.1:3".into()), store_query: true, ..Flags::default() },
@@ -693,7 +698,11 @@ mod tests {
 
         let refused = Config::load(
             Some(&directory.path().join("missing.toml")),
-            environment(&[("IPWARDEN_LIMITS_POLS", "7"), ("IPWARDEN_HISTORY", "1y")]),
+            environment(&[
+                ("IPWARDEN_LIMITS_POLS", "7"),
+                ("IPWARDEN_HISTORY", "1y"),
+                ("IPWARDEN_LISTEN_ADDR", "127.0.0.1:1"),
+            ]),
             &Flags { envoy_admin: Some("127.0.0.1:9901".into()), ..Flags::default() },
         )
         .unwrap_err();
@@ -704,6 +713,7 @@ mod tests {
             [
                 "IPWARDEN_HISTORY: expected a duration from 1h to 520w such as 30d, found '1y'",
                 "IPWARDEN_LIMITS_POLS: not a setting: did you mean IPWARDEN_LIMITS_POLLS?",
+                "IPWARDEN_LISTEN_ADDR: not a setting: did you mean IPWARDEN_LISTEN?",
                 "--envoy-admin: expected the address of Envoy's admin interface such as http://127.0.0.1:9901, found '127.0.0.1:9901'",
             ]
         );
