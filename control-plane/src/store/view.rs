@@ -12,12 +12,19 @@ use super::text::display_bytes;
 use super::{IncomingBatch, RecordQuery, StatusFilter, flags};
 use crate::model::StoredRecord;
 
-/// A time of the wire as a timestamp; one beyond the calendar is its last moment.
+/// A time of the wire as a timestamp; one beyond the calendar is its last microsecond.
 #[must_use]
 pub fn timestamp_of_us(us: u64) -> Timestamp {
     let last = Timestamp::MAX.as_microsecond();
     let us = i64::try_from(us).map_or(last, |us| us.min(last));
-    Timestamp::from_microsecond(us).unwrap_or(Timestamp::MAX)
+    time_of_us(us).unwrap_or(Timestamp::MAX)
+}
+
+/// The inverse of [`Timestamp::as_microsecond`] over the whole calendar
+/// ([`Timestamp::from_microsecond`] leaves out its last second).
+pub(super) fn time_of_us(us: i64) -> Option<Timestamp> {
+    let nanosecond = i32::try_from(us.rem_euclid(1_000_000) * 1_000).ok()?;
+    Timestamp::new(us.div_euclid(1_000_000), nanosecond).ok()
 }
 
 /// The end of a decision as proxies know it: whole seconds, rounded up, so that none ends
@@ -142,6 +149,9 @@ mod tests {
     fn times_beyond_the_calendar_are_its_last_moment() {
         assert_eq!(timestamp_of_us(1_700_000_000_000_001).as_microsecond(), 1_700_000_000_000_001);
         assert_eq!(timestamp_of_us(u64::MAX).as_microsecond(), Timestamp::MAX.as_microsecond());
+        let before_1970 = Timestamp::from_microsecond(-1_500_001).unwrap();
+        assert_eq!(time_of_us(before_1970.as_microsecond()), Some(before_1970));
+        assert_eq!(time_of_us(i64::MAX), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use super::database::{Database, Failure, Kind, Work};
 use super::readers::Readers;
 use super::writer::Writer;
 use crate::model::StoredRecord;
+use crate::store::view::time_of_us;
 use crate::store::{Appended, IncomingBatch, LogStore, RecordQuery, Result, StreamTotals};
 use append::Cache;
 use prepared::Prepared;
@@ -133,7 +134,7 @@ fn hour_of(us: i64) -> i64 {
 
 /// A time out of the file.
 fn timestamp(us: i64) -> Work<Timestamp> {
-    Timestamp::from_microsecond(us).map_err(|_| Failure::damaged("a time is out of range"))
+    time_of_us(us).ok_or_else(|| Failure::damaged("a time is out of range"))
 }
 
 #[cfg(test)]

@@ -1,65 +1,141 @@
 use super::*;
-use crate::store::view::stored_records;
-use ipwarden::decisions::Revision;
-use ipwarden::record::{Batch, BatchHeader, Record, Verdict};
+use crate::store::contract::Fixture;
+use crate::store::contract::log::{header, incoming, log_contract, record};
+use ipwarden::record::Record;
+use rusqlite::Connection;
 
-fn header(stream: u64, number: u64) -> BatchHeader<'static> {
-    BatchHeader {
-        stream,
-        number,
-        started_us: 1_700_000_000_000_000,
-        sent_us: 1_700_000_100_000_000,
-        proxy: b"edge-1",
-        version: b"0.1.0",
-        applied: Revision { epoch: 42, number: 99 },
-        seen: 10,
-        lost: 1,
-        skipped: 2,
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("log.db")
     }
 }
 
-fn record() -> Record<'static> {
-    Record {
-        time_us: 1_700_000_000_500_000,
-        ip: Some("203.0.113.7".parse().unwrap()),
-        verdict: Verdict::Blocked,
-        weight: 3,
-        decision: 17,
-        rule: b"",
-        method: b"GET",
-        host: b"shop.example",
-        path: b"/a\xff",
-        query: b"q=1",
-        status: 403,
-        flags: 1 << 1,
-        duration_us: 250,
-        bytes_in: 300,
-        bytes_out: 900,
-        user_agent: b"curl/8",
-        request_id: b"5c3a1f0e-9b2d-4c11-8a7f-0123456789ab",
+impl Fixture for Files {
+    type Store = SqliteLog;
+
+    async fn fresh() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    async fn open(&self) -> SqliteLog {
+        SqliteLog::open(&self.path()).unwrap()
+    }
+}
+
+log_contract!(Files);
+
+#[tokio::test]
+async fn a_call_that_fails_half_way_leaves_nothing_behind() {
+    let fixture = Files::fresh().await;
+    drop(fixture.open().await);
+    let edit = |sql: &str| Connection::open(fixture.path()).unwrap().execute_batch(sql).unwrap();
+    edit(
+        "CREATE TRIGGER fails BEFORE INSERT ON records WHEN NEW.status = 599 \
+         BEGIN SELECT raise(ABORT, 'as told'); END",
+    );
+    let log = fixture.open().await;
+    let good = incoming(header(1, 1), vec![record()]);
+    let fresh_texts = Record { path: b"/only/here", user_agent: b"seen once", ..record() };
+    let bad = incoming(header(1, 2), vec![fresh_texts, Record { status: 599, ..record() }]);
+    log.append(&[good]).await.unwrap();
+    let after_good = incoming(header(1, 3), vec![fresh_texts]);
+    let error = log.append(&[after_good.clone(), bad]).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("store failed: {}: as told", fixture.path().display()));
+    assert_eq!(log.count(&RecordQuery::default()).await.unwrap(), 1);
+    assert_eq!(log.streams().await.unwrap()[0].stored, 1);
+    // The texts of the failed call are gone from the file: the cache must not name them.
+    let outcome = log.append(&[after_good]).await.unwrap();
+    assert_eq!(outcome, [Appended::Stored { first_id: 2 }]);
+    let query = RecordQuery { limit: 1, ..RecordQuery::default() };
+    let found = log.search(&query).await.unwrap();
+    assert_eq!(found[0].path, "/only/here");
+    assert_eq!(found[0].user_agent, "seen once");
+}
+
+#[tokio::test]
+async fn searches_cross_the_segments_of_the_index() {
+    let fixture = Files::fresh().await;
+    drop(fixture.open().await);
+    let boundary = 1 << 20;
+    Connection::open(fixture.path())
+        .unwrap()
+        .execute("UPDATE meta SET next_record = ?1", [boundary - 5])
+        .unwrap();
+    let log = fixture.open().await;
+    let other = Record { ip: Some("198.51.100.9".parse().unwrap()), ..record() };
+    log.append(&[incoming(header(1, 1), [record(), other].repeat(5))]).await.unwrap();
+    let query = |net: &str| RecordQuery {
+        net: Some(net.parse().unwrap()),
+        limit: 4,
+        ..RecordQuery::default()
+    };
+    for net in ["203.0.113.7/32", "203.0.0.0/16"] {
+        let found = log.search(&query(net)).await.unwrap();
+        let ids: Vec<i64> = found.iter().map(|record| record.id - boundary).collect();
+        assert_eq!(ids, [3, 1, -1, -3]);
+        assert_eq!(log.count(&query(net)).await.unwrap(), 5);
+        let mut ids = Vec::new();
+        let mut visit = |record: StoredRecord| {
+            ids.push(record.id - boundary);
+            ControlFlow::Continue(())
+        };
+        log.scan(&query(net), &mut visit).await.unwrap();
+        assert_eq!(ids, [-5, -3, -1, 1, 3]);
     }
 }
 
 #[tokio::test]
-async fn what_is_appended_is_found_as_the_live_stream_shows_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let log = SqliteLog::open(&directory.path().join("log.db")).unwrap();
-    let batch = IncomingBatch {
-        batch: Batch { header: header(7, 1), records: vec![record(), record()] },
-        received_at: "2023-11-14T22:15:00Z".parse().unwrap(),
-        store_query: true,
+async fn addresses_are_found_by_searching_the_index() {
+    let fixture = Files::fresh().await;
+    let log = fixture.open().await;
+    log.append(&[incoming(header(1, 1), vec![record()])]).await.unwrap();
+    let plan = async |net: &str| {
+        let query = RecordQuery { net: Some(net.parse().unwrap()), ..RecordQuery::default() };
+        log.readers
+            .read(move |tx| {
+                let plan = plan::Plan::new(tx, &query)?.expect("a record may match");
+                let step = plan.steps().next().expect("there is a segment");
+                let sql =
+                    format!("EXPLAIN QUERY PLAN SELECT r.time {} ORDER BY r.id DESC", step.sql);
+                let mut statement = tx.prepare(&sql)?;
+                let lines = statement
+                    .query_map(rusqlite::params_from_iter(&step.values), |row| row.get(3))?
+                    .collect::<rusqlite::Result<Vec<String>>>()?;
+                Ok(lines.join("; "))
+            })
+            .await
+            .unwrap()
     };
-    let outcome = log.append(std::slice::from_ref(&batch)).await.unwrap();
-    assert_eq!(outcome, [Appended::Stored { first_id: 1 }]);
-    let mut found = log
-        .search(&RecordQuery {
-            net: Some("203.0.113.0/24".parse().unwrap()),
-            path_prefix: Some("/a".to_owned()),
-            limit: 10,
-            ..RecordQuery::default()
-        })
-        .await
-        .unwrap();
-    found.reverse();
-    assert_eq!(found, stored_records(&batch, 1).collect::<Vec<_>>());
+    assert_eq!(
+        plan("203.0.113.7/32").await,
+        "SEARCH r USING INDEX records_ip (<expr>=? AND ip=? AND rowid>? AND rowid<?)"
+    );
+    assert_eq!(
+        plan("2001:db8::/32").await,
+        "SEARCH r USING INDEX records_ip (<expr>=? AND ip>? AND ip<?); \
+         USE TEMP B-TREE FOR ORDER BY"
+    );
+}
+
+#[tokio::test]
+async fn many_texts_with_a_prefix_are_looked_at_record_by_record() {
+    let fixture = Files::fresh().await;
+    let log = fixture.open().await;
+    let paths: Vec<String> = (0..10_500).map(|n| format!("/many/{n}")).collect();
+    for (number, paths) in (1..).zip(paths.chunks(1_000)) {
+        let records =
+            paths.iter().map(|path| Record { path: path.as_bytes(), ..record() }).collect();
+        log.append(&[incoming(header(1, number), records)]).await.unwrap();
+    }
+    let other = Record { path: b"/other", ..record() };
+    log.append(&[incoming(header(1, 99), vec![other])]).await.unwrap();
+    let of = |prefix: &str| RecordQuery {
+        path_prefix: Some(prefix.to_owned()),
+        ..RecordQuery::default()
+    };
+    assert_eq!(log.count(&of("/many/")).await.unwrap(), 10_500);
+    assert_eq!(log.count(&of("/many/10")).await.unwrap(), 1 + 10 + 100 + 500);
+    assert_eq!(log.count(&of("/none")).await.unwrap(), 0);
 }

@@ -20,9 +20,13 @@ use super::database::{Database, Failure, Kind, Work};
 use super::readers::Readers;
 use super::writer::Writer;
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
+use crate::store::view::time_of_us;
 use crate::store::{
     Added, DecisionFilter, NewAudit, NewToken, Removal, Removed, Result, StateStore, StoreError,
 };
+
+/// A change of more decisions than this gives the writer's cache back afterwards.
+const LARGE_CHANGE: usize = 10_000;
 
 const KIND: Kind = Kind {
     what: "state",
@@ -31,7 +35,9 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/state/001_decisions.sql")),
         M::up(include_str!("../../../../migrations/state/002_tokens_audit.sql")),
     ],
-    cache_kib: 64 * 1024,
+    // A list of a million is one transaction; were its pages to leave the cache before the
+    // commit, it would take twice as long. Given back afterwards.
+    cache_kib: 256 * 1024,
     checkpoint_pages: 1_000,
     check_all: true,
 };
@@ -78,6 +84,13 @@ impl SqliteState {
             .await
             .map_err(|failure| self.readers.database().error(failure))
     }
+
+    async fn tidy(&self, changes: usize) {
+        if changes > LARGE_CHANGE {
+            // The change itself is done; memory not given back now is given back later.
+            let _ = self.write(|tx| Ok(tx.execute_batch("PRAGMA shrink_memory")?)).await;
+        }
+    }
 }
 
 #[async_trait]
@@ -92,14 +105,17 @@ impl StateStore for SqliteState {
         audit: NewAudit,
         now: Timestamp,
     ) -> Result<Added> {
-        self.write(move |tx| {
-            let added = decisions::add(tx, &new, now)?;
-            if !new.is_empty() {
-                tokens::note(tx, &audit, now)?;
-            }
-            Ok(added)
-        })
-        .await
+        let added = self
+            .write(move |tx| {
+                let added = decisions::add(tx, &new, now)?;
+                if !new.is_empty() {
+                    tokens::note(tx, &audit, now)?;
+                }
+                Ok(added)
+            })
+            .await?;
+        self.tidy(added.changes.len()).await;
+        Ok(added)
     }
 
     async fn remove_decisions(
@@ -108,14 +124,17 @@ impl StateStore for SqliteState {
         audit: NewAudit,
         now: Timestamp,
     ) -> Result<Removed> {
-        self.write(move |tx| {
-            let removed = decisions::remove(tx, &which, now)?;
-            if !removed.decisions.is_empty() {
-                tokens::note(tx, &audit, now)?;
-            }
-            Ok(removed)
-        })
-        .await
+        let removed = self
+            .write(move |tx| {
+                let removed = decisions::remove(tx, &which, now)?;
+                if !removed.decisions.is_empty() {
+                    tokens::note(tx, &audit, now)?;
+                }
+                Ok(removed)
+            })
+            .await?;
+        self.tidy(removed.changes.len()).await;
+        Ok(removed)
     }
 
     async fn decisions(
@@ -148,6 +167,7 @@ impl StateStore for SqliteState {
         }
         if swept > 0 {
             self.write(decisions::sweep_texts).await?;
+            self.tidy(usize::try_from(swept).unwrap_or(usize::MAX)).await;
         }
         Ok(swept)
     }
@@ -199,7 +219,7 @@ impl StateStore for SqliteState {
 
 /// A time out of the file.
 fn timestamp(us: i64) -> Work<Timestamp> {
-    Timestamp::from_microsecond(us).map_err(|_| Failure::damaged("a time is out of range"))
+    time_of_us(us).ok_or_else(|| Failure::damaged("a time is out of range"))
 }
 
 /// A count out of a call as SQLite wants it.
