@@ -138,7 +138,7 @@ impl System {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_control_plane(&mut self) {
-        let child = Command::new(program("IPWARDEN_BIN", "target/debug/ipwarden"))
+        let child = Command::new(program("E2E_BIN", "target/debug/ipwarden"))
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.api_port), "--data-dir"])
             .arg(self.data_dir())
             .current_dir(self.directory.path())
@@ -147,7 +147,7 @@ impl System {
             .stderr(log_file(&self.directory.path().join("control-plane.log")))
             .kill_on_drop(true)
             .spawn()
-            .expect("the ipwarden binary: `cargo build` first, or set IPWARDEN_BIN");
+            .expect("the ipwarden binary: `cargo build` first, or set E2E_BIN");
         self.control_plane = Some(child);
         let url = self.api_url("/readyz");
         eventually("the control plane is ready", async || {
@@ -168,7 +168,7 @@ impl System {
         }
         std::fs::write(&bootstrap, text).expect("the bootstrap");
         let token = self.options.token.clone().unwrap_or_else(|| self.token("proxy"));
-        let child = Command::new(program("ENVOY", ".tools/envoy/bin/envoy"))
+        let child = Command::new(program("E2E_ENVOY", ".tools/envoy/bin/envoy"))
             .arg("-c")
             .arg(&bootstrap)
             .args(["--drain-time-s", "1", "--drain-strategy", "immediate"])
@@ -181,7 +181,7 @@ impl System {
             .stderr(log_file(&self.directory.path().join("envoy.log")))
             .kill_on_drop(true)
             .spawn()
-            .expect("Envoy: `make tools` first, or set ENVOY");
+            .expect("Envoy: `make tools` first, or set E2E_ENVOY");
         self.envoy = Some(child);
         if !self.options.envoy_starts {
             return;
@@ -204,7 +204,7 @@ impl System {
         ] {
             text = replace(&text, &format!("port_value: {from}}}"), &format!("port_value: {to}}}"));
         }
-        let module = program("IPWARDEN_MODULE", "target/wasm32-wasip1/wasm/ipwarden.wasm");
+        let module = program("E2E_MODULE", "target/wasm32-wasip1/wasm/ipwarden.wasm");
         text = replace(&text, "target/wasm32-wasip1/wasm/ipwarden.wasm", &module.to_string_lossy());
         if let Some(plugin) = &self.options.plugin {
             let start = text.find("value: |").expect("the plugin's configuration");
@@ -422,7 +422,7 @@ impl System {
     /// # Panics
     /// When it can't be started.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
-        Command::new(program("IPWARDEN_BIN", "target/debug/ipwarden"))
+        Command::new(program("E2E_BIN", "target/debug/ipwarden"))
             .args(["--url", &self.api_url(""), "--data-dir"])
             .arg(self.data_dir())
             .args(arguments)

@@ -18,7 +18,7 @@ async fn a_forged_forwarded_header_neither_evades_nor_frames() {
 #[tokio::test(flavor = "multi_thread")]
 async fn trusted_proxies_are_walked_from_the_right() {
     let mut walking = plugin();
-    walking["client_ip"] = json!({"source": "trusted_proxies", "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"], "header": "x-forwarded-for"});
+    walking["client_ip"] = json!({"source": "trusted_proxies", "proxies": ["127.0.0.0/8", "10.0.0.0/8"], "header": "x-forwarded-for"});
     let system = System::start(Options {
         plugin: Some(walking),
         replace: vec![("xff_num_trusted_hops: 1".to_owned(), "xff_num_trusted_hops: 0".to_owned())],
@@ -109,7 +109,7 @@ async fn strange_bytes_neither_trap_the_filter_nor_go_unrecorded() {
         "{log}"
     );
     let seen = system.stat("ipwarden_requests", "").await;
-    assert!(seen >= requests.len() as u64 + 1, "{seen}");
+    assert!(seen > requests.len() as u64, "{seen}");
     eventually("every request is stored", async || {
         let stored: u64 =
             system.records("").await.iter().filter_map(|r| r["weight"].as_u64()).sum();
