@@ -5,6 +5,7 @@
 //! | [`api`] | the handlers, by resource |
 //! | [`app`] | the service's parts, put together once |
 //! | [`auth`] | tokens: who may do what |
+//! | [`cli`] | the command line: arguments, output, exit codes |
 //! | [`clock`] | the only source of time |
 //! | [`config`] | the service's configuration: all errors at once, each with its place |
 //! | [`fleet`] | the proxies: what they have applied, what they lost |
@@ -22,6 +23,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fleet;

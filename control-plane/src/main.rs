@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ipwarden` program. Everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ipwarden_control_plane::cli::main()
+}

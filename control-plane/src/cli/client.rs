@@ -1,0 +1,562 @@
+//! The service as the command line sees it: one method a resource, errors in words.
+//!
+//! Redirects are not followed and no proxy is asked for a loopback address: the token goes
+//! to the service that was named and nowhere else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::{self, CliError, MAX_PLACES, Result};
+use super::place::{Found, Place};
+use crate::model::{Action, AuditEntry, Decision, DecisionId, Proxy, Role, StoredRecord, Token};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ordinary answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long storing a list may take.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a live stream may last: longer than anybody watches.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+/// Most bytes of an error's body that are read.
+const MAX_PROBLEM_BYTES: usize = 1024 * 1024;
+/// Most targets in one request that is not an import.
+pub const MAX_TARGETS: usize = 1_000;
+/// Largest page of decisions.
+pub const MAX_DECISIONS: usize = 1_000;
+/// Largest page of records.
+pub const MAX_RECORDS: usize = 10_000;
+
+/// A connection to the service.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    found: Found,
+}
+
+/// A page of decisions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Decisions {
+    /// Number of the decision set.
+    pub revision: u64,
+    /// How many match without paging.
+    pub total: u64,
+    /// Newest first.
+    pub decisions: Vec<Decision>,
+    /// Where the next page starts.
+    pub next: Option<DecisionId>,
+}
+
+/// A decision that has no effect.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Warning {
+    /// The new target.
+    pub target: String,
+    /// Why, in words.
+    pub message: String,
+    /// The decision that makes it so.
+    pub decision: Decision,
+}
+
+/// What adding did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Added {
+    /// Number of the decision set afterwards.
+    pub revision: u64,
+    /// In the order asked.
+    pub decisions: Vec<Decision>,
+    /// Earlier decisions that these replace.
+    #[serde(default)]
+    pub replaced: Vec<DecisionId>,
+    /// What has no effect.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Imported {
+    /// Number of the decision set afterwards.
+    pub revision: u64,
+    /// How many were added.
+    pub added: u64,
+    /// How many earlier ones were replaced.
+    pub replaced: u64,
+    /// How many lines named a target again.
+    pub duplicates: u64,
+    /// The first that have no effect.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+    /// How many have no effect.
+    #[serde(default)]
+    pub warnings_total: u64,
+}
+
+/// What removing did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    /// Number of the decision set afterwards.
+    pub revision: u64,
+    /// What is gone.
+    pub removed: Vec<Decision>,
+    /// Targets without such a decision.
+    #[serde(default)]
+    pub missing: Vec<String>,
+}
+
+/// What applies to an address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checked {
+    /// The address, folded.
+    pub ip: String,
+    /// `blocked`, `allowed` or `none`.
+    pub verdict: String,
+    /// The decision that applies.
+    pub decision: Option<Decision>,
+    /// Those that it hides.
+    #[serde(default)]
+    pub hidden: Vec<Hidden>,
+    /// Number of the decision set.
+    pub revision: u64,
+}
+
+/// A decision that another one hides.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hidden {
+    /// The hidden one.
+    pub decision: Decision,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// A page of records.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Records {
+    /// Newest first.
+    pub records: Vec<StoredRecord>,
+    /// Where the next page starts.
+    pub next: Option<i64>,
+}
+
+/// The fleet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proxies {
+    /// Number of the decision set.
+    pub revision: u64,
+    /// Every Envoy heard of.
+    pub proxies: Vec<Proxy>,
+}
+
+/// A page of the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Audit {
+    /// Newest first.
+    pub entries: Vec<AuditEntry>,
+    /// Where the next page starts.
+    pub next: Option<i64>,
+}
+
+/// All live tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Without their secrets.
+    pub tokens: Vec<Token>,
+}
+
+/// A new token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// As it is listed.
+    pub token: Token,
+    /// The secret: shown now and never again.
+    pub secret: String,
+}
+
+/// The service about itself. Fields that a later service leaves out are absent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its clock.
+    pub now: jiff::Timestamp,
+    /// Number of the decision set.
+    pub revision: u64,
+    /// How many decisions are live.
+    #[serde(default)]
+    pub decisions: u64,
+    /// Where it keeps its data.
+    pub data_dir: String,
+    /// Free bytes on the disk of the data directory.
+    pub disk_free_bytes: Option<u64>,
+    /// Size of that disk.
+    pub disk_total_bytes: Option<u64>,
+    /// Records stored.
+    #[serde(default)]
+    pub records_stored: u64,
+    /// Batches that wait to be stored.
+    #[serde(default)]
+    pub ingest_queue: u64,
+    /// Admin interface of the Envoy beside it, where it is configured.
+    pub envoy_admin: Option<String>,
+}
+
+/// RFC 9457.
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    title: Option<String>,
+    detail: Option<String>,
+    #[serde(default)]
+    errors: Vec<error::Place>,
+    errors_total: Option<u64>,
+}
+
+/// Query parameters.
+pub type Query = Vec<(&'static str, String)>;
+
+impl Client {
+    /// Prepares a connection; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a URL that is none, and those of [`Place::token`].
+    pub fn new(place: &Place, here: &Path) -> Result<Self> {
+        let refused = |why: String| {
+            CliError::Usage(format!(
+                "'{}' is not a URL of the service: {why}; expected one such as {}",
+                place.url,
+                super::place::DEFAULT_URL
+            ))
+        };
+        let base = Url::parse(&place.url).map_err(|error| refused(error.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err(refused("it must start with http:// or https://".to_owned()));
+        }
+        Ok(Self { http: http(&base)?, base, found: place.token(here)? })
+    }
+
+    /// What is tried, for messages.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.base.as_str().trim_end_matches('/').to_owned()
+    }
+
+    /// The token in use, or where it was looked for.
+    #[must_use]
+    pub const fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Whether the service is on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        is_loopback(&self.base)
+    }
+
+    /// Whether the token travels encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.base.scheme() == "https"
+    }
+
+    /// `GET /v1/status`.
+    ///
+    /// # Errors
+    /// [`CliError::Unreachable`], [`CliError::Refused`]; the same for all that follow.
+    pub async fn status(&self) -> Result<Status> {
+        self.get("/v1/status", &[]).await
+    }
+
+    /// `GET /v1/decisions`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn decisions(&self, query: &Query) -> Result<Decisions> {
+        self.get("/v1/decisions", query).await
+    }
+
+    /// `POST /v1/decisions`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn add(&self, body: &serde_json::Value) -> Result<Added> {
+        self.send(Method::POST, "/v1/decisions", body).await
+    }
+
+    /// `POST /v1/decisions/import`: `body` is one target a line.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn import(&self, query: &Query, body: reqwest::Body) -> Result<Imported> {
+        let request = self
+            .request(Method::POST, "/v1/decisions/import")
+            .query(query)
+            .timeout(IMPORT_TIMEOUT)
+            .header(reqwest::header::CONTENT_TYPE, "text/plain; charset=utf-8")
+            .body(body);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `DELETE /v1/decisions` by target.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn remove(&self, targets: &[String], action: Action) -> Result<Removed> {
+        let body = serde_json::json!({ "targets": targets, "action": action });
+        self.send(Method::DELETE, "/v1/decisions", &body).await
+    }
+
+    /// `GET /v1/decisions/check`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn check(&self, ip: std::net::IpAddr) -> Result<Checked> {
+        self.get("/v1/decisions/check", &[("ip", ip.to_string())]).await
+    }
+
+    /// `GET /v1/requests`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn requests(&self, query: &Query) -> Result<Records> {
+        self.get("/v1/requests", query).await
+    }
+
+    /// `GET /v1/requests/live`: the response, its body still to come.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn live(&self, query: &Query) -> Result<Response> {
+        let request = self
+            .request(Method::GET, "/v1/requests/live")
+            .query(query)
+            // The stream does not end; silence is what ends it (see `follow`).
+            .timeout(LIVE_TIMEOUT)
+            .header(reqwest::header::ACCEPT, "text/event-stream");
+        self.answer(request).await
+    }
+
+    /// `GET /v1/proxies`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn proxies(&self) -> Result<Proxies> {
+        self.get("/v1/proxies", &[]).await
+    }
+
+    /// `GET /v1/audit`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn audit(&self, query: &Query) -> Result<Audit> {
+        self.get("/v1/audit", query).await
+    }
+
+    /// `GET /v1/tokens`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn tokens(&self) -> Result<Tokens> {
+        self.get("/v1/tokens", &[]).await
+    }
+
+    /// `POST /v1/tokens`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn create_token(&self, name: &str, role: Role) -> Result<NewToken> {
+        self.send(Method::POST, "/v1/tokens", &serde_json::json!({ "name": name, "role": role }))
+            .await
+    }
+
+    /// `DELETE /v1/tokens/{name}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is none.
+    pub async fn revoke_token(&self, name: &str) -> Result<()> {
+        let mut url = self.endpoint("/v1/tokens");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.push(name);
+        }
+        let request = self.authorized(self.http.request(Method::DELETE, url));
+        self.answer(request).await.map(drop).map_err(|error| match error {
+            CliError::NotFound { .. } => CliError::not_found(format!(
+                "no token is named '{name}': `ipwarden token list` says which there are"
+            )),
+            other => other,
+        })
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+    ) -> Result<T> {
+        let request = self.request(Method::GET, path).query(query);
+        self.decode(self.answer(request).await?).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T> {
+        self.decode(self.answer(self.request(method, path).json(body)).await?).await
+    }
+
+    fn endpoint(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        let full = format!("{}{path}", self.base.path().trim_end_matches('/'));
+        url.set_path(&full);
+        url.set_query(None);
+        url.set_fragment(None);
+        url
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.authorized(self.http.request(method, self.endpoint(path)))
+    }
+
+    fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.found {
+            Found::Token { secret, .. } => request.bearer_auth(secret),
+            Found::Nothing { .. } => request,
+        }
+    }
+
+    /// Sends; anything but success becomes an error.
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Response> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refusal(response).await)
+        }
+    }
+
+    async fn decode<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        let kind = content_type(&response);
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&body).map_err(|error| {
+            self.not_ours(format!("its answer ({kind}) is not what this version expects: {error}"))
+        })
+    }
+
+    async fn refusal(&self, mut response: Response) -> CliError {
+        let status = response.status();
+        let kind = content_type(&response);
+        let mut body = Vec::new();
+        while let Ok(Some(piece)) = response.chunk().await {
+            if body.len() + piece.len() > MAX_PROBLEM_BYTES {
+                break;
+            }
+            body.extend_from_slice(&piece);
+        }
+        let problem: Problem = match serde_json::from_slice(&body) {
+            Ok(problem) if kind.contains("json") => problem,
+            _ => {
+                return self
+                    .not_ours(format!("something answers there with status {status} ({kind})"));
+            }
+        };
+        let said = problem.detail.or(problem.title).unwrap_or_else(|| status.to_string());
+        let message = match status {
+            StatusCode::UNAUTHORIZED => match &self.found {
+                Found::Token { from, .. } => format!(
+                    "the service does not know the token from {from}: take the one in its data directory (--data-dir, --token-file), or ask an admin for `ipwarden token create`"
+                ),
+                Found::Nothing { looked } => format!(
+                    "the service wants a token and none was found; looked at {}: the first `ipwarden serve` writes one into its data directory",
+                    looked.join(", ")
+                ),
+            },
+            StatusCode::FORBIDDEN => match &self.found {
+                Found::Token { from, .. } => {
+                    format!("the token from {from} may not do this: {said}")
+                }
+                Found::Nothing { .. } => said,
+            },
+            StatusCode::NOT_FOUND => return CliError::not_found(said),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                format!("the service can't do this now: {said}; try again in a moment")
+            }
+            _ => said,
+        };
+        let total = problem.errors_total.unwrap_or(0).max(problem.errors.len() as u64);
+        let mut places = problem.errors;
+        places.truncate(MAX_PLACES);
+        CliError::Refused { status: status.as_u16(), message, places, total }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> CliError {
+        CliError::Unreachable { url: self.url(), cause: cause(error) }
+    }
+
+    fn not_ours(&self, what: String) -> CliError {
+        CliError::Unreachable { url: self.url(), cause: format!("{what}; it may not be ipwarden") }
+    }
+}
+
+/// A client for `base` with our timeouts, also used for Envoy's admin interface.
+///
+/// # Errors
+/// [`CliError::Start`] when the system's certificates can't be used.
+pub fn http(base: &Url) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("ipwarden/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(ANSWER_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
+    if is_loopback(base) {
+        builder = builder.no_proxy();
+    }
+    builder
+        .build()
+        .map_err(|error| CliError::Start(format!("can't prepare HTTP: {}", cause(&error))))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ipwarden::address::fold(ip).is_loopback())
+}
+
+/// The innermost reason of a failed request in words: what the outer layers say is known.
+#[must_use]
+pub fn cause(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        if let Some(io) = source.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::ConnectionRefused => {
+                    return "connection refused (nobody listens there)".to_owned();
+                }
+                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
+                    return "the connection was closed in the middle".to_owned();
+                }
+                _ => {}
+            }
+        }
+        innermost = source;
+    }
+    if error.is_timeout() {
+        return if error.is_connect() {
+            format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
+        } else {
+            "no answer in time".to_owned()
+        };
+    }
+    innermost.to_string()
+}
+
+fn content_type(response: &Response) -> String {
+    let value = response.headers().get(reqwest::header::CONTENT_TYPE);
+    value.and_then(|value| value.to_str().ok()).unwrap_or("no content type").to_owned()
+}

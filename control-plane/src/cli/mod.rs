@@ -1,0 +1,216 @@
+//! The command line: what a person or a script types, and what they get to read.
+//!
+//! Owns arguments, output and exit codes. Decides nothing about decisions or records: it
+//! asks the running service over HTTP (see [`client`]); only `check-config` and
+//! `explain-ip` work alone, with the filter's own code. Input is checked here first, so that
+//! a slip never reaches the service.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`error`] | what can go wrong, exit codes |
+//! | [`output`] | the three formats, tables, colours |
+//! | [`text`] | cleaning of foreign text, times, counts |
+//! | [`place`] | where the service is, which token |
+//! | [`client`] | the service's API |
+//! | [`lists`], [`progress`] | lists of targets from files |
+//! | [`sse`], [`follow`] | the live stream |
+//! | the others | one group of commands each |
+
+pub mod block;
+pub mod client;
+pub mod config;
+pub mod decisions;
+pub mod doctor;
+pub mod error;
+pub mod explain;
+pub mod fleet;
+pub mod follow;
+pub mod lists;
+pub mod output;
+pub mod place;
+pub mod progress;
+pub mod requests;
+pub mod serve;
+pub mod sse;
+pub mod text;
+pub mod unblock;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use self::client::Client;
+use self::error::{CliError, EXIT_DONE, EXIT_USAGE, Result};
+use self::output::{Format, Session};
+use crate::model::Action;
+
+/// Address security for Envoy and Istio: decide who is refused, see who came
+#[derive(Debug, Parser)]
+#[command(
+    name = "ipwarden",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 refused or not found, 2 usage, 3 the service can't be reached.\n\
+                  Environment: IPWARDEN_URL, IPWARDEN_TOKEN, IPWARDEN_DATA_DIR, NO_COLOR."
+)]
+struct Cli {
+    /// For people, one JSON document, or tab-separated bare values
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "human|json|raw",
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    output: Format,
+
+    #[command(flatten)]
+    place: place::Place,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service: decisions, records, API
+    Serve(serve::ServeArgs),
+    /// Check a configuration file, all errors at once
+    CheckConfig(config::CheckConfigArgs),
+    /// Look at everything and say how to mend what is not in order
+    Doctor(doctor::DoctorArgs),
+    /// Refuse requests from addresses or networks
+    Block(block::AddArgs),
+    /// Take blocks back
+    Unblock(unblock::RemoveArgs),
+    /// Let addresses or networks pass whatever any block says
+    Allow(block::AddArgs),
+    /// Take allows back
+    Unallow(unblock::RemoveArgs),
+    /// List or export decisions
+    Decisions(decisions::DecisionsArgs),
+    /// Say whether an address is blocked, why, and until when
+    Check(decisions::CheckArgs),
+    /// Say which address is the client, step by step
+    ExplainIp(explain::ExplainArgs),
+    /// Search the stored requests, or follow them live
+    Requests(requests::RequestsArgs),
+    /// List the Envoys: last seen, revision, records lost
+    #[command(
+        after_help = "-o raw: name, version, last seen, revision, revisions behind, workers, requests seen, stored, lost, skipped, clock offset in ms."
+    )]
+    Proxies,
+    /// Say who did what
+    Audit(fleet::AuditArgs),
+    /// Make, list and revoke tokens
+    Token {
+        #[command(subcommand)]
+        command: Option<fleet::TokenCommand>,
+    },
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage(&error, &arguments)),
+    };
+    let mut session = Session::of_process(cli.output);
+    let outcome = run(&mut session, cli).and_then(|()| Ok(session.stdout.flush()?));
+    ExitCode::from(match outcome {
+        Ok(()) => EXIT_DONE,
+        Err(error) => session.report(&error),
+    })
+}
+
+fn run(session: &mut Session, cli: Cli) -> Result<()> {
+    let here = std::env::current_dir()
+        .map_err(|source| CliError::File { path: "the working directory".to_owned(), source })?;
+    match &cli.command {
+        Command::Serve(args) => serve::run(args, &cli.place),
+        Command::CheckConfig(args) => config::run(session, args),
+        Command::ExplainIp(args) => explain::run(session, args),
+        _ => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| CliError::Start(format!("can't start: {error}")))?;
+            runtime.block_on(ask(session, &cli, &here))
+        }
+    }
+}
+
+/// The commands that ask the service.
+async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
+    if let Command::Doctor(args) = &cli.command {
+        return doctor::run(session, &cli.place, here, args).await;
+    }
+    let client = Client::new(&cli.place, here)?;
+    match &cli.command {
+        Command::Block(args) => block::run(session, &client, Action::Block, args).await,
+        Command::Allow(args) => block::run(session, &client, Action::Allow, args).await,
+        Command::Unblock(args) => unblock::run(session, &client, Action::Block, args).await,
+        Command::Unallow(args) => unblock::run(session, &client, Action::Allow, args).await,
+        Command::Decisions(args) => decisions::run(session, &client, args).await,
+        Command::Check(args) => decisions::check(session, &client, args).await,
+        Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
+        Command::Requests(args) => requests::run(session, &client, args).await,
+        Command::Proxies => fleet::proxies(session, &client).await,
+        Command::Audit(args) => fleet::audit(session, &client, args).await,
+        Command::Token { command } => fleet::token(session, &client, command.as_ref()).await,
+        Command::Serve(_)
+        | Command::CheckConfig(_)
+        | Command::ExplainIp(_)
+        | Command::Doctor(_) => Ok(()),
+    }
+}
+
+/// Tells a slip on the command line, or the help that was asked for.
+fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked_for && wants_json(arguments) {
+        let text = error.render().to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim().to_owned();
+        let mut session = Session::of_process(Format::Json);
+        return session.report(&CliError::Usage(message));
+    }
+    // A closed pipe is no reason to say more.
+    let _ = error.print();
+    if asked_for { EXIT_DONE } else { EXIT_USAGE }
+}
+
+/// Whether `-o json` stands somewhere in a command line that could not be parsed.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    words.windows(2).any(|pair| matches!(pair, ["-o" | "--output", "json"]))
+        || words.iter().any(|word| matches!(*word, "-ojson" | "-o=json" | "--output=json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_recognised_in_a_command_line_that_is_wrong() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(wants_json(&words("ipwarden blok -o json")));
+        assert!(wants_json(&words("ipwarden --output=json blok")));
+        assert!(!wants_json(&words("ipwarden blok -o raw json")));
+    }
+}

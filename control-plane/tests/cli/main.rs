@@ -1,0 +1,9 @@
+//! The program itself against the real service (in this process, on a free port): exit
+//! codes, JSON shapes, messages.
+
+mod alone;
+mod bench;
+mod decisions;
+mod doctor;
+mod requests;
+mod tokens;
