@@ -60,6 +60,9 @@ async fn state(path: &Path) {
     let again = timed("state: replace all of them", state.add_decisions(new.clone(), audit(), now));
     assert_eq!(again.await.expect("they are replaced").replaced.len(), new.len());
     println!("{:>44}  {} MB", "state: file", size_bytes(path) / 1_000_000);
+    drop(state);
+    let open = timed("state: open", async { SqliteState::open(path) });
+    let state = open.await.expect("it opens");
     let targets = new.iter().map(|decision| decision.target).collect();
     let all = Removal::Targets { targets, action: Action::Block, origin: None };
     let removed = timed("state: remove all by target", state.remove_decisions(all, audit(), now));
@@ -67,8 +70,6 @@ async fn state(path: &Path) {
     let later = now + Duration::from_secs(1);
     let swept = timed("state: forget them", state.sweep_decisions(later, Duration::ZERO));
     assert!(swept.await.expect("they are forgotten") >= u64::from(DECISIONS));
-    drop(state);
-    timed("state: open", async { SqliteState::open(path).map(drop) }).await.expect("it opens");
 }
 
 async fn log(path: &Path, what: &str, address_of: impl Fn(u64) -> u64) {

@@ -4,6 +4,7 @@
 //! refused before anything in it is changed.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -87,14 +88,15 @@ impl Database {
     ) -> Result<(Self, Connection, File), StoreError> {
         let database = Self { path: path.to_owned(), kind };
         let lock = database.lock()?;
-        // SQLite gives the files beside this one the mode of this one.
-        let file = open_private(path).map_err(|error| database.cannot_open(&error))?;
-        let is_new = file.metadata().map_err(|error| database.cannot_open(&error))?.len() == 0;
-        drop(file);
+        open_private(path).map_err(|error| database.cannot_open(&error))?;
         let mut connection = database.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        if !is_new {
-            database.check(&connection)?;
+        database.check(&connection)?;
+        // Ours, so from here on it may be changed. SQLite gives the files that it makes
+        // beside this one the same mode; two of them may be there already.
+        for path in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
+            make_private(&path).map_err(|error| database.cannot_open(&error))?;
         }
+        database.prepare_to_write(&connection).map_err(|error| database.error(error.into()))?;
         database.migrate(&mut connection)?;
         Ok((database, connection, lock))
     }
@@ -146,29 +148,25 @@ impl Database {
 
     fn connect(&self, mode: OpenFlags) -> Result<Connection, StoreError> {
         let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        Connection::open_with_flags(&self.path, flags)
-            .and_then(|connection| {
-                self.set_up(&connection, mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-                Ok(connection)
-            })
-            .map_err(|error| self.error(error.into()))
+        let open = || {
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
+            // A crafted file must not make SQLite run anything.
+            connection.pragma_update(None, "trusted_schema", false)?;
+            rusqlite::vtab::array::load_module(&connection)?;
+            Ok(connection)
+        };
+        open().map_err(|error: rusqlite::Error| self.error(error.into()))
     }
 
-    fn set_up(&self, connection: &Connection, writes: bool) -> rusqlite::Result<()> {
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        rusqlite::vtab::array::load_module(connection)?;
-        // A damaged or crafted file must not make SQLite run anything.
-        connection.pragma_update(None, "trusted_schema", false)?;
-        if writes {
-            connection.pragma_update(None, "journal_mode", "wal")?;
-            connection.pragma_update(None, "synchronous", "full")?;
-            connection.pragma_update(None, "foreign_keys", true)?;
-            connection.pragma_update(None, "journal_size_limit", WAL_LIMIT_BYTES)?;
-            connection.pragma_update(None, "wal_autocheckpoint", self.kind.checkpoint_pages)?;
-            connection.pragma_update(None, "cache_size", -i64::from(self.kind.cache_kib))?;
-        }
-        Ok(())
+    fn prepare_to_write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_LIMIT_BYTES)?;
+        connection.pragma_update(None, "wal_autocheckpoint", self.kind.checkpoint_pages)?;
+        connection.pragma_update(None, "cache_size", -i64::from(self.kind.cache_kib))
     }
 
     fn check(&self, connection: &Connection) -> Result<(), StoreError> {
@@ -182,7 +180,7 @@ impl Database {
         let tables: i64 = connection
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(|error| self.error(error.into()))?;
-        // An empty database is what a crash during the first start leaves behind.
+        // New, or what a crash during the first start left behind.
         if tables == 0 && schema == 0 && application_id == 0 {
             return Ok(());
         }
@@ -245,17 +243,17 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Opens or creates a file that only its owner can read, whatever it was before.
+/// Opens a file, or creates it so that only its owner can read it.
 fn open_private(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Takes away what others may do with a file, if there is one.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.permissions().mode() & 0o077 == 0 => Ok(()),
+        Ok(_) => std::fs::set_permissions(path, Permissions::from_mode(0o600)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(file)
 }

@@ -31,3 +31,6 @@ pub fn size_bytes(path: &Path) -> u64 {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
     size(path) + size(&database::beside(path, "-wal"))
 }
+
+#[cfg(test)]
+mod tests;
