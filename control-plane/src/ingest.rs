@@ -243,11 +243,17 @@ impl Commit {
                 .collect(),
             outcome => flatten(outcome, batches.len()),
         };
+        let mut failure = None;
         for (outcome, answer) in outcomes.into_iter().zip(waiting) {
-            if outcome.is_err() {
+            if let Err(error) = &outcome {
                 self.metrics.batch("failed");
+                failure.get_or_insert_with(|| error.to_string());
             }
             answer.send(outcome);
+        }
+        // Once for all of them: a store that is down must not flood the log.
+        if let Some(error) = failure {
+            tracing::error!("batches were not stored: {error}");
         }
         self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
     }
@@ -316,5 +322,232 @@ impl Answer {
         // An error means that whoever asked has gone away; the batch is stored all the same
         // and will be recognised when it comes again.
         let _ = self.0.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::ops::ControlFlow;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use ipwarden::record::{BatchHeader, Record, Verdict};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::live::Seen;
+    use crate::model::StoredRecord;
+    use crate::store::{self, RecordQuery, StreamTotals};
+
+    /// A store that appends one group for each permit, and refuses what it is told to.
+    struct Gated {
+        gate: Semaphore,
+        refuse: Box<dyn Fn(&[IncomingBatch<'_>]) -> Option<StoreError> + Send + Sync>,
+        /// Numbers of the batches of each append.
+        groups: Mutex<Vec<Vec<u64>>>,
+    }
+
+    impl Gated {
+        fn open(
+            refuse: impl Fn(&[IncomingBatch<'_>]) -> Option<StoreError> + Send + Sync + 'static,
+        ) -> Arc<Self> {
+            let gate = Semaphore::new(Semaphore::MAX_PERMITS);
+            Arc::new(Self { gate, refuse: Box::new(refuse), groups: Mutex::default() })
+        }
+
+        fn closed() -> Arc<Self> {
+            let gate = Semaphore::new(0);
+            Arc::new(Self { gate, refuse: Box::new(|_| None), groups: Mutex::default() })
+        }
+    }
+
+    #[async_trait]
+    impl LogStore for Gated {
+        async fn append(&self, batches: &[IncomingBatch<'_>]) -> store::Result<Vec<Appended>> {
+            self.gate.acquire().await.unwrap().forget();
+            let numbers = batches.iter().map(|batch| batch.batch.header.number).collect();
+            self.groups.lock().unwrap().push(numbers);
+            match (self.refuse)(batches) {
+                Some(error) => Err(error),
+                None => Ok(vec![Appended::Stored { first_id: 1 }; batches.len()]),
+            }
+        }
+
+        async fn search(&self, _: &RecordQuery) -> store::Result<Vec<StoredRecord>> {
+            unreachable!("ingest only appends")
+        }
+
+        async fn scan(
+            &self,
+            _: &RecordQuery,
+            _: &mut (dyn for<'r> FnMut(StoredRecord) -> ControlFlow<()> + Send),
+        ) -> store::Result<()> {
+            unreachable!("ingest only appends")
+        }
+
+        async fn count(&self, _: &RecordQuery) -> store::Result<u64> {
+            unreachable!("ingest only appends")
+        }
+
+        async fn streams(&self) -> store::Result<Vec<StreamTotals>> {
+            unreachable!("ingest only appends")
+        }
+
+        async fn holds(&self, _: IpAddr) -> store::Result<bool> {
+            unreachable!("ingest only appends")
+        }
+    }
+
+    fn start(store: Arc<Gated>, max_bytes: usize) -> (Ingest, Writer, Live) {
+        let live = Live::new(1);
+        let (ingest, writer) =
+            Ingest::start(store, live.clone(), Arc::new(Metrics::new()), max_bytes, false).unwrap();
+        (ingest, writer, live)
+    }
+
+    /// A batch of one record.
+    fn batch(number: u64) -> Bytes {
+        let header = BatchHeader {
+            stream: 1,
+            number,
+            started_us: 0,
+            sent_us: 0,
+            proxy: b"edge",
+            version: b"0.1.0",
+            applied: Default::default(),
+            seen: 1,
+            lost: 0,
+            skipped: 0,
+        };
+        let record = Record {
+            time_us: 1,
+            ip: None,
+            verdict: Verdict::Admitted,
+            weight: 1,
+            decision: 0,
+            rule: b"",
+            method: b"GET",
+            host: b"",
+            path: b"/",
+            query: b"",
+            status: 200,
+            flags: 0,
+            duration_us: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            user_agent: b"",
+            request_id: b"",
+        };
+        let mut records = Vec::new();
+        wire::put_record(&mut records, 1, &record);
+        wire::encode(&header, 1, 1, &records).into()
+    }
+
+    fn submitting(
+        ingest: &Ingest,
+        number: u64,
+    ) -> tokio::task::JoinHandle<Result<Accepted, IngestError>> {
+        let ingest = ingest.clone();
+        tokio::spawn(async move { submit(&ingest, batch(number)).await })
+    }
+
+    async fn submit(ingest: &Ingest, bytes: Bytes) -> Result<Accepted, IngestError> {
+        ingest.submit(bytes, Timestamp::UNIX_EPOCH).await
+    }
+
+    #[tokio::test]
+    async fn nothing_is_acknowledged_before_its_commit_and_what_waits_is_committed_together() {
+        let store = Gated::closed();
+        let (ingest, writer, _) = start(Arc::clone(&store), 1 << 20);
+        let submits: Vec<_> = (1..=5).map(|number| submitting(&ingest, number)).collect();
+        while ingest.queued() < 5 {
+            tokio::task::yield_now().await;
+        }
+        assert!(submits.iter().all(|submit| !submit.is_finished()));
+        store.gate.add_permits(2);
+        for submit in submits {
+            assert_eq!(submit.await.unwrap().unwrap(), Accepted { stored: 1, duplicate: false });
+        }
+        let groups = store.groups.lock().unwrap().clone();
+        assert!(groups.len() <= 2, "what waited during a commit is one commit: {groups:?}");
+        assert_eq!(groups.concat(), [1, 2, 3, 4, 5]);
+        ingest.stop().await;
+        writer.finish().await;
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_the_queue_is_refused_and_the_rest_is_stored() {
+        let store = Gated::closed();
+        let size = batch(1).len();
+        let (ingest, writer, _) = start(Arc::clone(&store), 2 * size);
+        let first = submitting(&ingest, 1);
+        let second = submitting(&ingest, 2);
+        while ingest.queued() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let refused = submit(&ingest, batch(3)).await.unwrap_err();
+        assert_eq!(refused.to_string(), "too many batches wait for the store");
+        assert_eq!(ingest.queued(), 2, "a refused batch leaves nothing behind");
+        store.gate.add_permits(3);
+        assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+        assert!(submit(&ingest, batch(3)).await.is_ok(), "there is room again");
+        ingest.stop().await;
+        writer.finish().await;
+    }
+
+    #[tokio::test]
+    async fn stopping_stores_what_was_accepted_and_takes_no_more() {
+        let store = Gated::closed();
+        let (ingest, writer, _) = start(Arc::clone(&store), 1 << 20);
+        let accepted = submitting(&ingest, 1);
+        while ingest.queued() < 1 {
+            tokio::task::yield_now().await;
+        }
+        ingest.stop().await;
+        store.gate.add_permits(1);
+        writer.finish().await;
+        assert!(accepted.await.unwrap().is_ok());
+        assert!(matches!(submit(&ingest, batch(2)).await, Err(IngestError::Stopping)));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_the_store_chokes_on_fails_alone() {
+        let store = Gated::open(|batches| {
+            let poisoned = batches.iter().any(|batch| batch.batch.header.number == 2);
+            poisoned.then(|| StoreError::Internal("choked".to_owned()))
+        });
+        let (ingest, writer, _) = start(store, 1 << 20);
+        let submits = (1..=3).map(|number| submit(&ingest, batch(number)));
+        let outcomes = futures_util::future::join_all(submits).await;
+        assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
+        assert!(matches!(outcomes[1], Err(IngestError::Store(StoreError::Internal(_)))));
+        ingest.stop().await;
+        writer.finish().await;
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_batch_fails_alone_and_an_unavailable_store_fails_all() {
+        let store = Gated::open(|_| Some(StoreError::Unavailable("disk full".to_owned())));
+        let (ingest, writer, _) = start(Arc::clone(&store), 1 << 20);
+        let (bad, good) =
+            tokio::join!(submit(&ingest, Bytes::from_static(b"x")), submit(&ingest, batch(1)));
+        assert!(matches!(bad, Err(IngestError::Undecodable(DecodeError::NotABatch))));
+        assert!(matches!(good, Err(IngestError::Store(StoreError::Unavailable(_)))));
+        assert_eq!(*store.groups.lock().unwrap(), [[1]]);
+        ingest.stop().await;
+        writer.finish().await;
+    }
+
+    #[tokio::test]
+    async fn watchers_see_what_is_stored() {
+        let (ingest, writer, live) = start(Gated::open(|_| None), 1 << 20);
+        submit(&ingest, batch(1)).await.unwrap();
+        let mut subscription = live.subscribe().unwrap();
+        submit(&ingest, batch(2)).await.unwrap();
+        let Some(Seen::Record(record)) = subscription.next().await else { panic!("no record") };
+        assert_eq!((record.id, record.path.as_str()), (1, "/"));
+        ingest.stop().await;
+        writer.finish().await;
     }
 }

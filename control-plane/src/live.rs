@@ -95,3 +95,59 @@ impl Drop for Subscription {
         self.subscribers.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: i64) -> StoredRecord {
+        StoredRecord {
+            id,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            ip: None,
+            method: String::new(),
+            host: String::new(),
+            path: String::new(),
+            query: None,
+            status: 200,
+            verdict: "admitted".to_owned(),
+            decision: None,
+            rule: None,
+            weight: 1,
+            duration_ms: 0.0,
+            bytes_in: 0,
+            bytes_out: 0,
+            flags: None,
+            user_agent: String::new(),
+            request_id: String::new(),
+            country: None,
+            city: None,
+            proxy: String::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_watcher_is_told_what_it_missed_and_goes_on() {
+        let live = Live::new(2);
+        let mut slow = live.subscribe().unwrap();
+        let beyond = 5;
+        for id in 0..(CAPACITY + beyond) as i64 {
+            live.publish(record(id));
+        }
+        assert_eq!(slow.next().await, Some(Seen::Missed(beyond as u64)));
+        let Some(Seen::Record(next)) = slow.next().await else { panic!("expected a record") };
+        assert_eq!(next.id, beyond as i64);
+    }
+
+    #[test]
+    fn places_are_limited_and_given_back() {
+        let live = Live::new(1);
+        assert!(!live.is_watched());
+        let first = live.subscribe().unwrap();
+        assert!(live.is_watched());
+        assert!(live.subscribe().is_none());
+        drop(first);
+        assert_eq!(live.subscribers(), 0);
+        assert!(live.subscribe().is_some());
+    }
+}

@@ -74,9 +74,12 @@ impl From<IngestError> for Problem {
             IngestError::Undecodable(error) => Self::bad_request(error.to_string()),
             IngestError::QueueFull => Self::busy("too many batches wait for the store", 1),
             IngestError::Stopping => Self::busy("the service stops", 1),
-            IngestError::Store(error @ StoreError::Unavailable(_)) => error.into(),
-            // Whatever it is, the batch is not to blame: the filter shall keep it.
-            IngestError::Store(error) => Self::busy("the store failed", 5).because(error),
+            // Logged once for all batches of a commit, by the writer.
+            IngestError::Store(StoreError::Unavailable(_)) => {
+                Self::busy("the store is unavailable for the moment: send it again", 1)
+            }
+            // Whatever it is, the filter shall keep the batch.
+            IngestError::Store(_) => Self::busy("the store failed: send it again", 5),
         }
     }
 }

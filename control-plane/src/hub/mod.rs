@@ -8,6 +8,8 @@
 //! woken for is encoded once and shared.
 
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

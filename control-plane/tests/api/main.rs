@@ -4,5 +4,6 @@ mod access;
 mod decisions;
 mod ingest;
 mod operation;
+mod scale;
 mod stream;
 mod support;

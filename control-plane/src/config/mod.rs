@@ -3,7 +3,7 @@
 //!
 //! A variable that merely resembles a setting is an error, one that doesn't is somebody else's.
 //!
-//! One table (`KEYS`) says what there is. Everything is checked before anything starts,
+//! One table (`keys`) says what there is. Everything is checked before anything starts,
 //! and all errors are reported at once, each with its place, what was expected and how to
 //! mend it. That is also why no configuration library is used: those stop at the first
 //! error and don't know its line.
@@ -15,6 +15,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use self::keys::{KEYS, Raw, apply, meant, variable};
+
+mod keys;
 
 /// The file that is read when none is named and it exists in the working directory.
 pub const DEFAULT_FILE: &str = "ipwarden.toml";
@@ -216,172 +220,6 @@ pub fn check_toml(text: &str) -> Result<Config, Vec<ConfigError>> {
     if errors.is_empty() { Ok(config) } else { Err(errors) }
 }
 
-/// A value as a source gives it.
-enum Raw<'a> {
-    /// A string of a file, or anything of the environment and the flags.
-    Text(&'a str),
-    Integer(i64),
-    Boolean(bool),
-    /// Something else, by the name of its type.
-    Other(&'static str),
-}
-
-impl fmt::Display for Raw<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => {
-                let short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-                write!(f, "'{short}'")
-            }
-            Self::Integer(number) => write!(f, "{number}"),
-            Self::Boolean(yes) => write!(f, "{yes}"),
-            Self::Other(kind) => write!(f, "a value of type {kind}"),
-        }
-    }
-}
-
-impl Raw<'_> {
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// A number within bounds; text is read for the environment's sake.
-    fn number(&self, min: usize, max: usize) -> Option<usize> {
-        let number = match self {
-            Self::Integer(number) => usize::try_from(*number).ok()?,
-            Self::Text(text) => text.parse().ok()?,
-            _ => return None,
-        };
-        (min..=max).contains(&number).then_some(number)
-    }
-
-    fn boolean(&self) -> Option<bool> {
-        match self {
-            Self::Boolean(yes) => Some(*yes),
-            Self::Text("true") => Some(true),
-            Self::Text("false") => Some(false),
-            _ => None,
-        }
-    }
-}
-
-/// One key: its path, what it expects in words, and how it is set (`None`: refused).
-struct Key {
-    path: &'static str,
-    expected: &'static str,
-    set: fn(&mut Config, &Raw<'_>) -> Option<()>,
-}
-
-const MIB: usize = 1024 * 1024;
-
-fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
-    *place = value?;
-    Some(())
-}
-
-/// Every key there is.
-const KEYS: &[Key] = &[
-    Key {
-        path: "listen",
-        expected: "an address with a port such as 127.0.0.1:8088 or [::1]:8088",
-        set: |config, raw| put(&mut config.listen, raw.text()?.parse().ok()),
-    },
-    Key {
-        path: "data_dir",
-        expected: "a path such as /var/lib/ipwarden",
-        set: |config, raw| {
-            let path = raw.text().filter(|path| !path.is_empty() && !path.contains('\0'))?;
-            put(&mut config.data_dir, Some(PathBuf::from(path)))
-        },
-    },
-    Key {
-        path: "envoy_admin",
-        expected: "the address of Envoy's admin interface such as http://127.0.0.1:9901",
-        set: |config, raw| put(&mut config.envoy_admin, Some(Some(admin_address(raw.text()?)?))),
-    },
-    Key {
-        path: "store_query",
-        expected: "true or false",
-        set: |config, raw| put(&mut config.store_query, raw.boolean()),
-    },
-    Key {
-        path: "history",
-        expected: "a duration from 1h to 520w such as 30d",
-        set: |config, raw| {
-            let history = ipwarden::duration::parse(raw.text()?).ok()?;
-            let enough = history >= Duration::from_secs(3_600);
-            put(&mut config.history, enough.then_some(history))
-        },
-    },
-    Key {
-        path: "log_level",
-        expected: "one of error, warn, info, debug, trace",
-        set: |config, raw| {
-            let level = match raw.text()? {
-                "error" => LogLevel::Error,
-                "warn" => LogLevel::Warn,
-                "info" => LogLevel::Info,
-                "debug" => LogLevel::Debug,
-                "trace" => LogLevel::Trace,
-                _ => return None,
-            };
-            put(&mut config.log_level, Some(level))
-        },
-    },
-    Key {
-        path: "log_format",
-        expected: "human or json",
-        set: |config, raw| {
-            let format = match raw.text()? {
-                "human" => LogFormat::Human,
-                "json" => LogFormat::Json,
-                _ => return None,
-            };
-            put(&mut config.log_format, Some(format))
-        },
-    },
-    Key {
-        path: "limits.connections",
-        expected: "a number from 10 to 1000000",
-        set: |config, raw| put(&mut config.limits.connections, raw.number(10, 1_000_000)),
-    },
-    Key {
-        path: "limits.polls",
-        expected: "a number from 1 to 1000000",
-        set: |config, raw| put(&mut config.limits.polls, raw.number(1, 1_000_000)),
-    },
-    Key {
-        path: "limits.live",
-        expected: "a number from 0 to 10000",
-        set: |config, raw| put(&mut config.limits.live, raw.number(0, 10_000)),
-    },
-    Key {
-        path: "limits.ingest_bytes",
-        // Less than the largest batch could never take that batch.
-        expected: "a number of bytes from 8388608 (one batch) to 4294967296",
-        set: |config, raw| {
-            let least = ipwarden::record::wire::MAX_BATCH_BYTES;
-            put(&mut config.limits.ingest_bytes, raw.number(least, 4096 * MIB))
-        },
-    },
-    Key {
-        path: "limits.import_bytes",
-        expected: "a number of bytes from 1024 to 1073741824",
-        set: |config, raw| put(&mut config.limits.import_bytes, raw.number(1024, 1024 * MIB)),
-    },
-    Key {
-        path: "limits.import_targets",
-        expected: "a number from 1 to 8388608",
-        set: |config, raw| {
-            let most = ipwarden::decisions::wire::MAX_ENTRIES;
-            put(&mut config.limits.import_targets, raw.number(1, most))
-        },
-    },
-];
-
 fn read_file(file: Option<&Path>, errors: &mut Vec<ConfigError>) -> Option<(String, String)> {
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let name = path.display().to_string();
@@ -483,21 +321,6 @@ fn apply_environment(
     }
 }
 
-/// The variable that somebody who wrote `name` probably meant. None for what is not ours:
-/// the command line's (`IPWARDEN_TOKEN`), and what Kubernetes sets in every pod beside a
-/// Service of our name (`IPWARDEN_PORT=tcp://…`).
-fn meant(name: &str) -> Option<String> {
-    let variables = KEYS.iter().map(|key| variable(key.path));
-    let extended = variables
-        .clone()
-        .find(|known| name.strip_prefix(known.as_str()).is_some_and(|rest| rest.starts_with('_')));
-    extended.or_else(|| nearest(name, variables))
-}
-
-fn variable(path: &str) -> String {
-    path.to_ascii_uppercase().replace('.', "_")
-}
-
 fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>) {
     let Flags { listen, data_dir, envoy_admin, store_query, log_level, log_format } = flags;
     let texts = [
@@ -516,69 +339,6 @@ fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>
     if *store_query {
         config.store_query = true;
     }
-}
-
-fn apply(
-    config: &mut Config,
-    path: &str,
-    place: &str,
-    raw: &Raw<'_>,
-    errors: &mut Vec<ConfigError>,
-) {
-    let message = match KEYS.iter().find(|key| key.path == path) {
-        Some(key) => match (key.set)(config, raw) {
-            Some(()) => return,
-            None => format!("expected {}, found {raw}", key.expected),
-        },
-        None => unknown(path),
-    };
-    errors.push(ConfigError { place: place.to_owned(), message });
-}
-
-fn unknown(path: &str) -> String {
-    match nearest(path, KEYS.iter().map(|key| key.path.to_owned())) {
-        Some(name) => format!("not a setting: did you mean '{name}'?"),
-        None => "not a setting: remove it or see README for the settings there are".to_owned(),
-    }
-}
-
-fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
-    known
-        .map(|known| (distance(name, &known), known))
-        .min()
-        .filter(|(distance, known)| *distance <= known.len() / 3)
-        .map(|(_, known)| known)
-}
-
-/// Levenshtein's distance, for hints only.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, left) in a.chars().take(64).enumerate() {
-        let mut diagonal = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-        for (j, right) in b.chars().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(left != right)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
-}
-
-fn admin_address(text: &str) -> Option<String> {
-    let authority = text.strip_prefix("http://")?.trim_end_matches('/');
-    let (host, port) = authority.rsplit_once(':')?;
-    let port: u16 = port.parse().ok()?;
-    let is_v6 = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
-    let is_name = !host.is_empty()
-        && host.len() <= 253
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
-    (port != 0 && (is_v6 || is_name)).then(|| format!("http://{authority}"))
 }
 
 #[cfg(test)]
@@ -630,8 +390,8 @@ mod tests {
                     connections: 1_000,
                     polls: 900,
                     live: 5,
-                    ingest_bytes: 16 * MIB,
-                    import_bytes: MIB,
+                    ingest_bytes: 16 << 20,
+                    import_bytes: 1 << 20,
                     import_targets: 10,
                 },
             }
