@@ -340,10 +340,12 @@ mod tests {
     use crate::model::StoredRecord;
     use crate::store::{self, RecordQuery, StreamTotals};
 
+    type Refusal = dyn Fn(&[IncomingBatch<'_>]) -> Option<StoreError> + Send + Sync;
+
     /// A store that appends one group for each permit, and refuses what it is told to.
     struct Gated {
         gate: Semaphore,
-        refuse: Box<dyn Fn(&[IncomingBatch<'_>]) -> Option<StoreError> + Send + Sync>,
+        refuse: Box<Refusal>,
         /// Numbers of the batches of each append.
         groups: Mutex<Vec<Vec<u64>>>,
     }

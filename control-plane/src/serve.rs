@@ -363,7 +363,8 @@ fn is_of_the_connection(error: &std::io::Error) -> bool {
 
 /// What is done once a minute.
 async fn keep_house(app: Arc<App>) {
-    let mut minute = tokio::time::interval(HOUSEKEEPING);
+    let first = tokio::time::Instant::now() + HOUSEKEEPING;
+    let mut minute = tokio::time::interval_at(first, HOUSEKEEPING);
     loop {
         tokio::select! {
             _ = minute.tick() => {}
