@@ -141,6 +141,7 @@ impl Service {
         let directory = config.data_dir.clone();
         let lock = prepare(&directory)?;
         config.limits.connections = raise_file_limit(config.limits.connections);
+        config.limits.polls = leave_room(config.limits.polls, config.limits.connections);
         let (state, log) = open_stores(&directory).await?;
         let now = clock.now();
         let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
@@ -305,6 +306,17 @@ fn raise_file_limit(connections: usize) -> usize {
         );
     }
     connections.min(fit)
+}
+
+/// Waiting polls must not take every connection: people need some to mend things.
+fn leave_room(polls: usize, connections: usize) -> usize {
+    let most = connections - connections / 5;
+    if polls > most {
+        tracing::warn!(
+            "at most {most} polls may wait, a fifth of {connections} connections stays free: raise limits.connections for more"
+        );
+    }
+    polls.min(most)
 }
 
 /// Accepts connections until the service stops. Dropping the listener refuses new ones;

@@ -3,6 +3,8 @@
 //! No client address is ever logged here: the audit log and the records are the places for
 //! those.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{LogFormat, LogLevel};
@@ -22,9 +24,10 @@ pub fn start(level: LogLevel, format: LogFormat) {
         .with_default_directive(LevelFilter::WARN.into())
         .parse_lossy(format!("ipwarden_control_plane={level},ipwarden={level}"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::stderr().is_terminal();
     // An error here means that somebody else is listening already, which is fine.
     let _ = match format {
-        LogFormat::Human => lines.with_target(false).try_init(),
+        LogFormat::Human => lines.with_target(false).with_ansi(is_terminal).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
 }

@@ -29,6 +29,8 @@ pub struct Tokens {
 )]
 pub(crate) async fn list(State(app): AppState, params: Params) -> Result<Json<Tokens>, Problem> {
     params.finish()?;
+    // Uses are noted once a minute; whoever looks wants to know now.
+    app.auth.note_use().await?;
     let mut tokens: Vec<Token> =
         app.state.tokens().await?.into_iter().map(|(token, _)| token).collect();
     tokens.sort_by_key(|token| token.id);

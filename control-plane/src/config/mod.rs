@@ -66,7 +66,8 @@ impl Default for Config {
 pub struct Limits {
     /// Connections at once; more wait in the listen queue.
     pub connections: usize,
-    /// Polls of the decision stream that may wait at once; more get 503.
+    /// Polls of the decision stream that may wait at once; more get 503. Never more than
+    /// four fifths of the connections: people must be able to connect.
     pub polls: usize,
     /// Subscribers of the live stream at once; more get 503.
     pub live: usize,
@@ -81,8 +82,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 25_000,
-            polls: 20_000,
+            connections: 16_000,
+            polls: 12_000,
             live: 100,
             ingest_bytes: 64 * 1024 * 1024,
             import_bytes: 64 * 1024 * 1024,
