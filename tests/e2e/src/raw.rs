@@ -24,7 +24,9 @@ impl Reply {
     }
 }
 
-/// Sends bytes and reads until the other side closes (or has said nothing for ten seconds).
+/// Sends bytes and reads the reply: as many bytes as it announces, or until the other side
+/// closes (or has said nothing for ten seconds). Envoy waits a second before it closes after
+/// a reply of its own, which nobody needs to wait for.
 ///
 /// # Panics
 /// When nobody listens.
@@ -38,9 +40,20 @@ pub async fn raw_request(port: u16, bytes: &[u8]) -> Reply {
         tokio::time::timeout(Duration::from_secs(10), stream.read(&mut chunk)).await
     {
         answer.extend_from_slice(&chunk[..read]);
+        if is_complete(&answer) {
+            break;
+        }
     }
     let text = String::from_utf8_lossy(&answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     Reply { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+fn is_complete(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_lowercase();
+    let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
+    let announced = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let body = answer.len() - answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0) - 4;
+    announced.and_then(|length| length.parse().ok()).is_some_and(|length: usize| body >= length)
 }

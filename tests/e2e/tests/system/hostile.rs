@@ -21,7 +21,11 @@ async fn trusted_proxies_are_walked_from_the_right() {
     walking["client_ip"] = json!({"source": "trusted_proxies", "proxies": ["127.0.0.0/8", "10.0.0.0/8"], "header": "x-forwarded-for"});
     let system = System::start(Options {
         plugin: Some(walking),
-        replace: vec![("xff_num_trusted_hops: 1".to_owned(), "xff_num_trusted_hops: 0".to_owned())],
+        // For a loopback peer Envoy would append this machine's own address.
+        replace: vec![(
+            "xff_num_trusted_hops: 1".to_owned(),
+            "xff_num_trusted_hops: 0\n          skip_xff_append: true".to_owned(),
+        )],
         ..Options::default()
     })
     .await;

@@ -46,8 +46,8 @@ async fn a_million_addresses_from_a_file() {
 
     let load = Load::start(system.site_port, 4, 500);
     let start = now();
-    let cli = system.cli(&["block", "--from", &list.to_string_lossy(), "--reason", "a million"]);
-    let blocked = cli.await;
+    let path = list.to_string_lossy();
+    let blocked = system.cli(&["block", "--from", &path, "--reason", "a million"]).await;
     let accepted = start.elapsed();
     assert_eq!(blocked.status.code(), Some(0), "{}", String::from_utf8_lossy(&blocked.stderr));
     eventually("every worker has it", async || {
