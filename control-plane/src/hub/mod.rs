@@ -111,7 +111,8 @@ impl Hub {
         self.0.waiting.load(Ordering::Relaxed)
     }
 
-    /// Adds decisions and tells every proxy. Not cancelled with its caller: what is
+    /// Adds decisions and tells every proxy; [`Added::changes`] has moved on to them and is
+    /// empty in the result. Not cancelled with its caller: what is
     /// committed is published.
     ///
     /// # Errors
@@ -127,8 +128,10 @@ impl Hub {
             let _turn = inner.turn.lock().await;
             inner.refuse_what_no_proxy_could_load(&new).await?;
             match inner.store.add_decisions(new, audit, now).await {
-                Ok(added) => {
-                    inner.publish(added.revision, added.changes.clone()).await;
+                Ok(mut added) => {
+                    // A million changes are not worth a copy that nobody reads.
+                    let changes = std::mem::take(&mut added.changes);
+                    inner.publish(added.revision, changes).await;
                     Ok(added)
                 }
                 Err(error) => Err(inner.resynchronise(error).await.into()),
@@ -137,7 +140,7 @@ impl Hub {
         .await
     }
 
-    /// Removes decisions and tells every proxy. Not cancelled with its caller.
+    /// Removes decisions and tells every proxy; [`Removed::changes`] is empty in the result. Not cancelled with its caller.
     ///
     /// # Errors
     /// Those of the store; nothing was changed.
@@ -151,8 +154,9 @@ impl Hub {
         uncancelled(async move {
             let _turn = inner.turn.lock().await;
             match inner.store.remove_decisions(which, audit, now).await {
-                Ok(removed) => {
-                    inner.publish(removed.revision, removed.changes.clone()).await;
+                Ok(mut removed) => {
+                    let changes = std::mem::take(&mut removed.changes);
+                    inner.publish(removed.revision, changes).await;
                     Ok(removed)
                 }
                 Err(error) => Err(inner.resynchronise(error).await),
