@@ -538,7 +538,9 @@ pub fn cause(error: &reqwest::Error) -> String {
                 std::io::ErrorKind::ConnectionRefused => {
                     return "connection refused (nobody listens there)".to_owned();
                 }
-                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
+                std::io::ErrorKind::ConnectionReset
+                | std::io::ErrorKind::BrokenPipe
+                | std::io::ErrorKind::UnexpectedEof => {
                     return "the connection was closed in the middle".to_owned();
                 }
                 _ => {}

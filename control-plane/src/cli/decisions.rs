@@ -9,9 +9,9 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::client::{Checked, Client, Decisions, MAX_DECISIONS, Query};
 use super::error::{CliError, Place, Result};
 use super::output::{
-    BAD, Cell, Format, GOOD, Grid, STRONG, Session, cell, fixed, flexible, number,
+    BAD, Cell, Format, GOOD, Grid, STRONG, Session, cell, fixed, flexible, moment, number,
 };
-use super::text::{absolute, clean, count, counted, relative, when, zone_name};
+use super::text::{absolute, clean, column_time, count, counted, relative, when, zone_name};
 use crate::model::{Action, Decision, Origin};
 
 /// What to do with the decisions.
@@ -202,9 +202,10 @@ fn grid(decisions: &[Decision], now: Timestamp, zone: &TimeZone, zone_name: &str
             fixed("target"),
             fixed("action"),
             fixed("origin"),
-            fixed("made"),
+            fixed("made").expendable(2),
             fixed("ends"),
-            flexible("reason"),
+            moment("until").expendable(3),
+            flexible("reason").expendable(1),
         ],
         zone_name,
     );
@@ -215,9 +216,8 @@ fn grid(decisions: &[Decision], now: Timestamp, zone: &TimeZone, zone_name: &str
             action_cell(decision.action),
             cell(decision.origin.to_string()),
             cell(relative(decision.created_at, now)),
-            cell(
-                decision.expires_at.map_or_else(|| "never".to_owned(), |end| when(end, now, zone)),
-            ),
+            cell(decision.expires_at.map_or_else(|| "never".to_owned(), |end| relative(end, now))),
+            cell(decision.expires_at.map_or_else(String::new, |end| column_time(end, zone))),
             cell(&decision.reason),
         ]);
     }
@@ -457,9 +457,9 @@ mod tests {
             "UTC",
         );
         assert_eq!(
-            anstream::adapter::strip_str(&grid.render(None)).to_string(),
-            "id  target          action  origin  made    ends                             reason\n\
-             12  203.0.113.0/24  block   manual  2m ago  2026-11-22 17:00:00 UTC (in 1h)  scraping"
+            anstream::adapter::strip_str(&grid.render(None).text).to_string(),
+            "id  target          action  origin  made    ends   until (UTC)          reason\n\
+             12  203.0.113.0/24  block   manual  2m ago  in 1h  2026-11-22 17:00:00  scraping"
         );
     }
 }

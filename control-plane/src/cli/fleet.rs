@@ -5,7 +5,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::client::{Client, Query};
 use super::error::Result;
-use super::output::{Format, GOOD, Grid, STRONG, Session, cell, fixed, flexible, number};
+use super::output::{Format, GOOD, Grid, STRONG, Session, cell, fixed, flexible, moment, number};
 use super::text::{clean, column_time, count, counted, relative, when, zone_name};
 use super::unblock::confirm;
 use crate::model::{Proxy, Role};
@@ -45,16 +45,16 @@ fn grid(proxies: &[Proxy], now: Timestamp, zone: &str) -> Grid {
     let mut grid = Grid::new(
         &[
             flexible("proxy"),
-            fixed("version"),
+            fixed("version").expendable(3),
             fixed("last seen"),
-            number("revision"),
+            number("revision").expendable(1),
             number("behind"),
-            number("workers"),
-            number("seen"),
-            number("stored"),
+            number("workers").expendable(5),
+            number("seen").expendable(2),
+            number("stored").expendable(4),
             number("lost"),
-            number("skipped"),
-            number("clock"),
+            number("skipped").expendable(6),
+            number("clock").expendable(7),
         ],
         zone,
     );
@@ -142,8 +142,8 @@ pub async fn audit(session: &mut Session, client: &Client, args: &AuditArgs) -> 
             let now = session.now();
             let mut grid = Grid::new(
                 &[
-                    fixed("time"),
-                    fixed("age"),
+                    moment("time"),
+                    fixed("age").expendable(1),
                     fixed("actor"),
                     fixed("action"),
                     flexible("subject"),
@@ -308,7 +308,7 @@ mod tests {
             "requests_lost": 1_000, "requests_skipped": 0, "clock_offset_ms": -12, "workers": 2,
         }))
         .unwrap();
-        let text = grid(&[proxy], "2026-11-22T16:00:05Z".parse().unwrap(), "UTC").render(None);
+        let text = grid(&[proxy], "2026-11-22T16:00:05Z".parse().unwrap(), "UTC").render(None).text;
         assert_eq!(
             anstream::adapter::strip_str(&text).to_string(),
             "proxy   version  last seen  revision  behind  workers     seen   stored   lost  skipped   clock\n\

@@ -7,8 +7,8 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::client::{Client, MAX_RECORDS, Query};
 use super::error::{CliError, Result};
-use super::output::{Cell, Format, Grid, Session, cell, fixed, flexible, number};
-use super::text::{clean, column_time_ms, relative, zone_name};
+use super::output::{Cell, Format, Grid, Session, cell, fixed, flexible, moment, number};
+use super::text::{clean, column_time_ms, relative, time_of_day_ms, zone_name};
 use crate::model::StoredRecord;
 
 /// Which records.
@@ -113,7 +113,7 @@ impl RequestsArgs {
         }
         for (name, value) in [("since", &self.since), ("until", &self.until)] {
             if let Some(text) = value {
-                query.push((name, moment(name, text, zone)?));
+                query.push((name, since_or_until(name, text, zone)?));
             }
         }
         Ok(query)
@@ -121,7 +121,7 @@ impl RequestsArgs {
 }
 
 /// A duration back from now as it is (the service's clock counts), or a time.
-fn moment(name: &str, text: &str, zone: &TimeZone) -> Result<String> {
+fn since_or_until(name: &str, text: &str, zone: &TimeZone) -> Result<String> {
     if ipwarden::duration::parse(text).is_ok() {
         return Ok(text.trim().to_owned());
     }
@@ -190,26 +190,35 @@ pub async fn search(
 }
 
 fn grid(records: &[StoredRecord], now: Timestamp, zone: &TimeZone) -> Grid {
+    let date = |time: Timestamp| time.to_zoned(zone.clone()).date();
+    let today = date(now);
+    // The date is worth its room only where there is another one.
+    let shown_time: fn(Timestamp, &TimeZone) -> String =
+        if records.iter().all(|record| date(record.time) == today) {
+            time_of_day_ms
+        } else {
+            column_time_ms
+        };
     let mut grid = Grid::new(
         &[
-            fixed("time"),
-            fixed("age"),
+            moment("time"),
+            fixed("age").expendable(5),
             fixed("ip"),
             fixed("verdict"),
-            fixed("by"),
-            number("status"),
-            fixed("method"),
-            flexible("host"),
+            fixed("by").expendable(4),
+            number("status").expendable(1),
+            fixed("method").expendable(2),
+            flexible("host").expendable(3),
             flexible("path"),
-            flexible("place"),
-            flexible("proxy"),
+            flexible("place").expendable(6),
+            flexible("proxy").expendable(7),
         ],
         &zone_name(now, zone),
     )
     .one_line_rows();
     for record in records {
         grid.row(vec![
-            cell(column_time_ms(record.time, zone)),
+            cell(shown_time(record.time, zone)),
             cell(relative(record.time, now).trim_end_matches(" ago")),
             cell(address(record)),
             verdict_cell(record),
@@ -327,11 +336,22 @@ pub(crate) mod tests {
             &TimeZone::UTC,
         );
         assert_eq!(
-            anstream::adapter::strip_str(&grid.render(None)).to_string(),
-            "time (UTC)               age  ip           verdict      by   status  method  host          path             place     proxy\n\
-             2026-11-22 16:00:00.123  2m   203.0.113.7  blocked ×37  #12     403  GET     shop.example  /\\u{1b}[2J\\u{7}  FR Paris  edge-1\n\
-             2026-11-22 16:00:00.123  2m   203.0.113.7  blocked      #12     403  GET     shop.example  /a               FR Paris  edge-1"
+            anstream::adapter::strip_str(&grid.render(None).text).to_string(),
+            "time (UTC)    age  ip           verdict      by   status  method  host          path             place     proxy\n\
+             16:00:00.123  2m   203.0.113.7  blocked ×37  #12     403  GET     shop.example  /\\u{1b}[2J\\u{7}  FR Paris  edge-1\n\
+             16:00:00.123  2m   203.0.113.7  blocked      #12     403  GET     shop.example  /a               FR Paris  edge-1"
         );
+    }
+
+    #[test]
+    fn the_date_is_shown_where_there_is_another() {
+        let records = [record(1, "/")];
+        let shown = |now: &str| {
+            let text = grid(&records, now.parse().unwrap(), &TimeZone::UTC).render(None).text;
+            text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
+        };
+        assert_eq!(shown("2026-11-22T23:59:59Z"), "16:00:00.123");
+        assert_eq!(shown("2026-11-23T00:00:00Z"), "2026-11-22 16:00:00.123");
     }
 
     #[test]

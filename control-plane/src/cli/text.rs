@@ -129,6 +129,12 @@ pub fn column_time_ms(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S.%3f").to_string()
 }
 
+/// A time of day to the millisecond for a column whose header names the zone.
+#[must_use]
+pub fn time_of_day_ms(time: Timestamp, zone: &TimeZone) -> String {
+    time.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string()
+}
+
 /// The zone's short name at a time, for headers: `UTC`, `CET`.
 #[must_use]
 pub fn zone_name(now: Timestamp, zone: &TimeZone) -> String {

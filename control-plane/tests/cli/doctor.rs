@@ -13,6 +13,7 @@ fn envoy(bench: &Bench, revision: u64) -> String {
         {"name": "wasm.envoy.wasm.runtime.v8.active", "value": 3},
         {"name": format!("wasmcustom.ipwarden_build_info.version={}", ipwarden::VERSION), "value": 1},
         {"name": "wasmcustom.ipwarden_decisions_revision", "value": revision},
+        {"name": "wasmcustom.ipwarden_decisions_synced_seconds", "value": crate::bench::now_us() / 1_000_000},
     ]})
     .to_string();
     let admin = Router::new()

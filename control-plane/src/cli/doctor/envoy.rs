@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::Check;
 use crate::cli::client::{cause, http};
 use crate::cli::error::{CliError, Result};
-use crate::cli::text::counted;
+use crate::cli::fleet::SILENT_SECONDS;
+use crate::cli::text::{count, counted, relative};
 
 /// How long the admin interface may take: it answers from memory.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,6 +21,31 @@ const OURS: &str = "wasmcustom.ipwarden_";
 const BUILD_INFO: &str = "wasmcustom.ipwarden_build_info";
 /// The decision set that is enforced.
 const REVISION: &str = "wasmcustom.ipwarden_decisions_revision";
+/// Unix time of the last answer of the control plane; 0 for none yet.
+const SYNCED: &str = "wasmcustom.ipwarden_decisions_synced_seconds";
+/// Counters that stay at 0 in a healthy filter: what each counts, and what to do.
+const TROUBLES: [(&str, &str, &str); 4] = [
+    (
+        "wasmcustom.ipwarden_polls.result=refused",
+        "polls were refused by the control plane",
+        "its token is not valid or not of the role proxy: `ipwarden token create NAME --role proxy` makes one",
+    ),
+    (
+        "wasmcustom.ipwarden_batches.result=rejected",
+        "batches of records were refused by the control plane",
+        "load the module of the control plane's version; the service's log says why it refused them",
+    ),
+    (
+        "wasmcustom.ipwarden_shared_data_damaged",
+        "times shared data was found damaged and written anew",
+        "another plugin of this Envoy writes into the same `vm_id`: give ipwarden one of its own",
+    ),
+    (
+        "wasmcustom.ipwarden_host_errors",
+        "requests were judged although Envoy refused to tell something",
+        "Envoy's log (component wasm) says more; please report it",
+    ),
+];
 
 #[derive(Debug, Deserialize)]
 struct ServerInfo {
@@ -50,7 +77,12 @@ impl Stat {
 ///
 /// # Errors
 /// [`CliError::Usage`] when `admin` is no URL.
-pub(super) async fn look(admin: &str, named: bool, revision: Option<u64>) -> Result<Vec<Check>> {
+pub(super) async fn look(
+    admin: &str,
+    named: bool,
+    revision: Option<u64>,
+    now: Timestamp,
+) -> Result<Vec<Check>> {
     let base = Url::parse(admin)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
@@ -81,7 +113,8 @@ pub(super) async fn look(admin: &str, named: bool, revision: Option<u64>) -> Res
     let mut checks = vec![server(admin, &info)];
     match ask::<Stats>(&http, &base, "/stats", &[("format", "json"), ("filter", "^wasm")]).await {
         Ok(stats) => {
-            checks.push(filter(&stats.stats, revision));
+            checks.push(filter(&stats.stats, revision, now));
+            checks.extend(troubles(&stats.stats));
             checks.push(machines(&stats.stats));
         }
         Err(why) => checks.push(Check::fail(
@@ -125,7 +158,7 @@ fn server(admin: &str, info: &ServerInfo) -> Check {
 }
 
 /// Whether the filter runs, which version, and whether it has the service's decisions.
-fn filter(stats: &[Stat], revision: Option<u64>) -> Check {
+fn filter(stats: &[Stat], revision: Option<u64>, now: Timestamp) -> Check {
     if !stats.iter().any(|stat| stat.name.starts_with(OURS)) {
         return Check::fail(
             "filter",
@@ -142,7 +175,10 @@ fn filter(stats: &[Stat], revision: Option<u64>) -> Check {
     versions.dedup();
     let shown =
         if versions.is_empty() { "of unknown version".to_owned() } else { versions.join(" and ") };
-    let applied = stats.iter().find(|stat| stat.name == REVISION).and_then(Stat::number);
+    let value = |name: &str| stats.iter().find(|stat| stat.name == name).and_then(Stat::number);
+    let synced = value(SYNCED).and_then(|seconds| {
+        Timestamp::from_second(i64::try_from(seconds).ok()?).ok().filter(|_| seconds > 0)
+    });
     let ours = ipwarden::VERSION;
     if !versions.contains(&ours) {
         return Check::warn(
@@ -151,24 +187,47 @@ fn filter(stats: &[Stat], revision: Option<u64>) -> Check {
             "load the module of the same version into Envoy and restart it",
         );
     }
-    match (applied, revision) {
-        (Some(applied), Some(revision)) if applied < revision => Check::warn(
+    let connection = "look at the cluster and token in its `control_plane`, and at Envoy's log";
+    let Some(synced) = synced else {
+        return Check::warn(
+            "filter",
+            format!("{shown}, no decision set yet"),
+            format!("{connection}; until a set arrives `decisions.on_start` holds"),
+        );
+    };
+    let applied = value(REVISION).unwrap_or(0);
+    match revision {
+        // Its last answer is older than two long polls.
+        _ if now.duration_since(synced).as_secs() > SILENT_SECONDS => Check::warn(
+            "filter",
+            format!(
+                "{shown}, at revision {applied}; the control plane last answered it {}",
+                relative(synced, now)
+            ),
+            format!("{connection}; it goes on with the decisions that it has until they end"),
+        ),
+        Some(revision) if applied < revision => Check::warn(
             "filter",
             format!("{shown}, at revision {applied} of {revision}"),
-            "look again in a moment; if it stays behind, look at the cluster and token in its `control_plane` and at Envoy's log",
+            format!("look again in a moment; if it stays behind, {connection}"),
         ),
-        (Some(applied), Some(revision)) if applied > revision => Check::warn(
+        Some(revision) if applied > revision => Check::warn(
             "filter",
             format!("{shown}, at revision {applied}, the service is at {revision}"),
             "this Envoy follows another control plane, or the service's data was replaced: compare its `control_plane` with --url",
         ),
-        (Some(applied), _) => Check::ok("filter", format!("{shown}, at revision {applied}")),
-        (None, _) => Check::warn(
-            "filter",
-            format!("{shown}, no decision set yet"),
-            "look at the cluster and token in its `control_plane`; until a set arrives `decisions.on_start` holds",
-        ),
+        _ => Check::ok("filter", format!("{shown}, at revision {applied}")),
     }
+}
+
+/// What the filter counts and a healthy one does not have.
+fn troubles(stats: &[Stat]) -> impl Iterator<Item = Check> {
+    TROUBLES.iter().filter_map(|(name, what, mend)| {
+        let times = stats.iter().find(|stat| stat.name == *name).and_then(Stat::number)?;
+        (times > 0).then(|| {
+            Check::warn("filter", format!("since Envoy started, {} {what}", count(times)), *mend)
+        })
+    })
 }
 
 /// `wasmcustom.ipwarden_build_info.version=0.1.0` → `0.1.0`.
@@ -235,15 +294,25 @@ mod tests {
         format!("{BUILD_INFO}.version={}", ipwarden::VERSION)
     }
 
+    /// A filter that heard from the control plane ten seconds before [`now`].
+    fn judged(pairs: &[(&str, u64)], revision: u64) -> Check {
+        let synced = u64::try_from(now().as_second() - 10).unwrap();
+        let pairs = [pairs, &[(SYNCED, synced)]].concat();
+        filter(&stats(&pairs), Some(revision), now())
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-22T16:00:00Z".parse().unwrap()
+    }
+
     #[test]
     fn the_filter_is_recognised_by_its_metrics() {
-        let none = filter(&stats(&[("wasm.envoy.wasm.runtime.v8.created", 1)]), Some(3));
+        let none = filter(&stats(&[("wasm.envoy.wasm.runtime.v8.created", 1)]), Some(3), now());
         assert_eq!(
             (none.status, none.detail.as_str()),
             (Outcome::Fail, "Envoy runs without the filter")
         );
-        let loaded = loaded();
-        let here = filter(&stats(&[(&loaded, 1), (REVISION, 3)]), Some(3));
+        let here = judged(&[(&loaded(), 1), (REVISION, 3)], 3);
         assert_eq!(here, Check::ok("filter", format!("{}, at revision 3", ipwarden::VERSION)));
     }
 
@@ -251,18 +320,47 @@ mod tests {
     fn another_version_or_revision_is_told() {
         let old = format!("{BUILD_INFO}.version=0.0.9");
         assert_eq!(
-            filter(&stats(&[(&old, 1), (REVISION, 3)]), Some(3)).detail,
+            judged(&[(&old, 1), (REVISION, 3)], 3).detail,
             format!("0.0.9, this command is {}", ipwarden::VERSION)
         );
-        let loaded = loaded();
         for (applied, expected) in
             [(2, "at revision 2 of 3"), (4, "at revision 4, the service is at 3")]
         {
-            let check = filter(&stats(&[(&loaded, 1), (REVISION, applied)]), Some(3));
+            let check = judged(&[(&loaded(), 1), (REVISION, applied)], 3);
             assert_eq!(check.status, Outcome::Warn);
             assert!(check.detail.ends_with(expected), "{}", check.detail);
         }
-        assert!(filter(&stats(&[(&loaded, 1)]), Some(3)).detail.ends_with("no decision set yet"));
+    }
+
+    #[test]
+    fn a_filter_that_hears_nothing_is_told() {
+        let never = filter(&stats(&[(&loaded(), 1), (REVISION, 0), (SYNCED, 0)]), Some(0), now());
+        assert_eq!(never.detail, format!("{}, no decision set yet", ipwarden::VERSION));
+        let synced = u64::try_from(now().as_second() - 600).unwrap();
+        let silent =
+            filter(&stats(&[(&loaded(), 1), (REVISION, 3), (SYNCED, synced)]), Some(3), now());
+        assert_eq!(
+            silent.detail,
+            format!(
+                "{}, at revision 3; the control plane last answered it 10m ago",
+                ipwarden::VERSION
+            )
+        );
+        assert_eq!(silent.status, Outcome::Warn);
+    }
+
+    #[test]
+    fn what_a_healthy_filter_does_not_count_is_told() {
+        let refused = "wasmcustom.ipwarden_polls.result=refused";
+        let fine = "wasmcustom.ipwarden_polls.result=delta";
+        let host = "wasmcustom.ipwarden_host_errors";
+        let found: Vec<Check> =
+            troubles(&stats(&[(refused, 1_200), (fine, 9), (host, 0)])).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].detail,
+            "since Envoy started, 1 200 polls were refused by the control plane"
+        );
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub async fn run(
         (None, _) => (DEFAULT_ENVOY_ADMIN.to_owned(), false),
     };
     let revision = status.as_ref().map(|status| status.revision);
-    checks.extend(envoy::look(&admin, named, revision).await?);
+    checks.extend(envoy::look(&admin, named, revision, session.now()).await?);
     let failed = checks.iter().any(|check| check.status == Outcome::Fail);
     let report = Report {
         ok: !failed,
@@ -148,7 +148,11 @@ async fn service(
         }
         Err(error) => {
             let reached = !matches!(error, CliError::Unreachable { .. });
-            let mend = error.mend().unwrap_or("see what the service logs");
+            let mend = if reached {
+                "see what the service logs"
+            } else {
+                "start it with `ipwarden serve`, or name another with --url or IPWARDEN_URL"
+            };
             checks.push(Check::fail("service", error.to_string(), mend));
             for name in ["token", "version", "clock", "disk", "ingest", "proxies"] {
                 checks.push(Check::skip(name, "the service does not answer"));
