@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module run test test-stores lint tools clean
+.PHONY: help build binary module run test test-stores lint bench bench-million tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,13 @@ lint: ## format and lints, native and wasm
 	cargo clippy -p ipwarden --lib --target wasm32-wasip1 -- -D warnings
 	cargo clippy -p ipwarden --lib --test wasm --target wasm32-unknown-unknown -- -D warnings
 	.ci/structure
+
+bench: binary ## measure the service: durable ingest over HTTP, ten thousand waiting polls
+	cargo bench -p ipwarden-control-plane --bench service
+
+bench-million: binary module ## measure a million decisions in a real Envoy
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture a_million
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

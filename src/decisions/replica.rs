@@ -40,7 +40,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Past this length of the log the leader asks for a new snapshot.
 const LOG_SOFT_BYTES: u64 = 512 * 1024;
 /// Past this one it writes no more to the log until the snapshot has come.
-const LOG_HARD_BYTES: u64 = 8 * 1024 * 1024;
+const LOG_HARD_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The names of the keys of one decision set.
 ///

@@ -30,7 +30,7 @@ use crate::store::{self, Added, NewAudit, Removal, Removed, StateStore, StoreErr
 /// How a poll ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Polled {
-    /// The whole set.
+    /// The whole set: a snapshot, followed by a delta where it is not the present one.
     Snapshot(Bytes),
     /// The steps since the revision asked for.
     Delta(Bytes),
@@ -175,7 +175,11 @@ impl Hub {
         loop {
             let answer = inner.stream().answer(after, inner.clock.unix_seconds());
             match answer {
-                Answer::Snapshot(bytes) => return Polled::Snapshot(bytes),
+                Answer::Snapshot(bytes, None) => return Polled::Snapshot(bytes),
+                Answer::Snapshot(bytes, Some(delta)) => {
+                    let delta = delta.bytes(inner.clock.unix_seconds());
+                    return Polled::Snapshot([bytes, delta].concat().into());
+                }
                 Answer::Delta(delta) => {
                     return Polled::Delta(delta.bytes(inner.clock.unix_seconds()));
                 }

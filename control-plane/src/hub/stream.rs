@@ -24,8 +24,9 @@ const MAX_STEPS: usize = 65_536;
 /// What to tell a proxy.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
-    /// The whole set.
-    Snapshot(Bytes),
+    /// The whole set as it was, and the steps from there to the present (none when it is
+    /// the present). Sent as one body: no proxy ever sees an older set than it had.
+    Snapshot(Bytes, Option<Arc<Delta>>),
     /// The steps since what it has.
     Delta(Arc<Delta>),
     /// Nothing yet: it has everything, or a snapshot is being made that is cheaper than
@@ -133,7 +134,7 @@ impl Stream {
         };
         let Some(after) = after.filter(comparable) else {
             self.freshen(now);
-            return Answer::Snapshot(self.snapshot.clone());
+            return self.snapshot_to_the_present();
         };
         if after.number == self.revision.number {
             return Answer::Wait;
@@ -144,7 +145,7 @@ impl Stream {
             return Answer::Delta(self.delta(after.number));
         }
         if self.snapshot_number > after.number {
-            return Answer::Snapshot(self.snapshot.clone());
+            return self.snapshot_to_the_present();
         }
         // So many steps since the snapshot that a new one is being made (see `compaction`,
         // whose threshold is lower): cheaper for both sides, and there in a moment.
@@ -162,7 +163,7 @@ impl Stream {
     }
 
     /// Brings a small snapshot up to date at once, so that a new proxy has everything with
-    /// its first answer. A large one is followed by a delta instead.
+    /// its first answer. A large one is followed by a delta, in the same body.
     fn freshen(&mut self, now: UnixSeconds) {
         let is_stale = self.snapshot_number < self.revision.number;
         if is_stale
@@ -210,6 +211,12 @@ impl Stream {
     /// The snapshot could not be made.
     pub(super) fn compaction_failed(&mut self) {
         self.compacting = false;
+    }
+
+    fn snapshot_to_the_present(&mut self) -> Answer {
+        let is_stale = self.snapshot_number < self.revision.number;
+        let delta = is_stale.then(|| self.delta(self.snapshot_number));
+        Answer::Snapshot(self.snapshot.clone(), delta)
     }
 
     fn has_steps_after(&self, number: u64) -> bool {
@@ -389,7 +396,17 @@ mod tests {
             let mut answers = 0;
             while self.at != Some(stream.revision()) {
                 match stream.answer(self.at, NOW) {
-                    Answer::Snapshot(bytes) => self.take(&bytes),
+                    Answer::Snapshot(bytes, delta) => {
+                        self.take(&bytes);
+                        if let Some(delta) = delta {
+                            self.take(&delta.bytes(NOW));
+                        }
+                        assert_eq!(
+                            self.at,
+                            Some(stream.revision()),
+                            "one answer leads to the present"
+                        );
+                    }
                     Answer::Delta(delta) => self.take(&delta.bytes(NOW)),
                     Answer::Wait => {
                         let work = stream.compaction().expect("a wait without work never ends");
@@ -414,7 +431,7 @@ mod tests {
     fn a_new_foreign_or_future_revision_gets_a_snapshot() {
         let mut stream = Stream::new(at(5), &[entry(1)], NOW, SMALL);
         for after in [None, Some(at(6)), Some(Revision { epoch: 8, number: 5 }), Some(at(4))] {
-            assert!(matches!(stream.answer(after, NOW), Answer::Snapshot(_)), "{after:?}");
+            assert!(matches!(stream.answer(after, NOW), Answer::Snapshot(..)), "{after:?}");
         }
     }
 
