@@ -24,12 +24,11 @@ const BATCH_RECORDS: u64 = 10_000;
 #[tokio::main]
 async fn main() {
     let parent = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
-    let directory = Path::new(&parent).join("store-figures.tmp");
-    std::fs::create_dir_all(&directory).expect("the directory can be made");
+    let files = tempfile::tempdir_in(parent).expect("the directory can be written to");
+    let directory = files.path();
     state(&directory.join("state.db")).await;
     log(&directory.join("log.db"), "20 000 addresses", |n| scatter(n % 20_000)).await;
     log(&directory.join("log-wide.db"), "every address once", scatter).await;
-    std::fs::remove_dir_all(&directory).expect("the directory can be deleted");
 }
 
 async fn state(path: &Path) {

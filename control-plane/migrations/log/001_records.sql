@@ -42,11 +42,11 @@ CREATE TABLE records (
     proxy       INTEGER NOT NULL
 ) STRICT;
 
--- Segments of 2^20 records, by address inside a segment: writes stay in the small hot part
+-- Segments of 2^18 records, by address inside a segment: writes stay in the small hot part
 -- of the index however large the log is, records of one address come in order of number
 -- without sorting, and old segments are deleted as a whole. Records without an address
 -- are found by scanning only.
-CREATE INDEX records_ip ON records (id >> 20, ip) WHERE ip IS NOT NULL;
+CREATE INDEX records_ip ON records (id >> 18, ip) WHERE ip IS NOT NULL;
 
 -- Between which numbers the records of an hour (Unix time / 3600) lie: numbers follow
 -- arrival, so this takes the place of an index over time.

@@ -124,8 +124,9 @@ pub trait StateStore: Send + Sync {
     async fn revision(&self) -> Result<Revision>;
 
     /// Adds decisions in one transaction, one revision: all or nothing. A live decision of
-    /// the same target, action and origin is replaced. The audit line is part of the
-    /// transaction.
+    /// the same target, action and origin is replaced; of equal ones in `new` the last
+    /// stays. The audit line is part of the transaction. An empty `new` changes nothing and
+    /// leaves no audit line.
     async fn add_decisions(
         &self,
         new: Vec<NewDecision>,
@@ -133,7 +134,8 @@ pub trait StateStore: Send + Sync {
         now: Timestamp,
     ) -> Result<Added>;
 
-    /// Removes decisions in one transaction, one revision (none when nothing matched).
+    /// Removes decisions in one transaction, one revision. When nothing matched there is no
+    /// new revision and no audit line.
     async fn remove_decisions(
         &self,
         which: Removal,
@@ -148,7 +150,8 @@ pub trait StateStore: Send + Sync {
         now: Timestamp,
     ) -> Result<(Vec<Decision>, u64)>;
 
-    /// Every live decision whose target contains `net` (equal included), any tier.
+    /// Every live decision whose target contains `net` (equal included), any tier, the
+    /// longest prefix first.
     async fn covering(&self, net: IpNet, now: Timestamp) -> Result<Vec<Decision>>;
 
     /// All live decisions as entries in wire order (see [`Entry::sort_key`]) with the
@@ -289,7 +292,8 @@ pub struct StreamTotals {
 pub trait LogStore: Send + Sync {
     /// Stores batches in one durable transaction and says what became of each. When it
     /// returns, what it calls stored survives a power cut. The same (stream, number) is
-    /// stored once, in whatever order numbers arrive.
+    /// stored once, in whatever order numbers arrive. When it fails, nothing of the call is
+    /// stored. Number 0 can't be told from its repetition: records under it are not stored.
     async fn append(&self, batches: &[IncomingBatch<'_>]) -> Result<Vec<Appended>>;
 
     /// Finds records, newest (highest number) first.

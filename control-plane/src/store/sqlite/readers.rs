@@ -1,8 +1,8 @@
 //! A few connections that read, each a snapshot at a time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, InterruptHandle, Transaction};
 use tokio::sync::Semaphore;
 
 use super::database::{Database, Failure, Work};
@@ -33,7 +33,8 @@ impl Readers {
         &self.database
     }
 
-    /// Runs `job` on a thread for blocking work; all it reads is of one moment.
+    /// Runs `job` on a thread for blocking work; all it reads is of one moment. When the
+    /// caller stops waiting, the statement that runs is ended, and the job with it.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce(&Transaction<'_>) -> Work<T> + Send + 'static,
@@ -41,24 +42,97 @@ impl Readers {
         let readers = Arc::clone(self);
         let stopped = || StoreError::Internal("the reader has stopped".to_owned());
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| stopped())?;
+        let caller = Caller::default();
+        let running = Arc::clone(&caller.running);
         tokio::task::spawn_blocking(move || {
             // Kept to the end of the work, even if the caller no longer waits for it.
             let _permit = permit;
-            readers.on_connection(job).map_err(|failure| readers.database.error(failure))
+            readers.on_connection(&running, job).map_err(|failure| readers.database.error(failure))
         })
         .await
         .map_err(|_| stopped())?
     }
 
-    fn on_connection<T>(&self, job: impl FnOnce(&Transaction<'_>) -> Work<T>) -> Work<T> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().pop();
+    fn on_connection<T>(
+        &self,
+        running: &Mutex<Option<InterruptHandle>>,
+        job: impl FnOnce(&Transaction<'_>) -> Work<T>,
+    ) -> Work<T> {
+        let kept = locked(&self.idle).pop();
         let mut connection = match kept {
             Some(connection) => connection,
             None => self.database.reader().map_err(Failure::Store)?,
         };
+        *locked(running) = Some(connection.get_interrupt_handle());
         let outcome = connection.transaction().map_err(Failure::from).and_then(|tx| job(&tx));
-        idle().push(connection);
+        // The connection's next job is somebody else's.
+        *locked(running) = None;
+        locked(&self.idle).push(connection);
         outcome
+    }
+}
+
+/// Held by who waits for a job.
+#[derive(Default)]
+struct Caller {
+    /// While the job runs.
+    running: Arc<Mutex<Option<InterruptHandle>>>,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if let Some(job) = locked(&self.running).as_ref() {
+            job.interrupt();
+        }
+    }
+}
+
+/// What is behind these locks is whole at any time, even if a thread panicked there.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::database::Kind;
+
+    const KIND: Kind = Kind {
+        what: "test",
+        application_id: 7,
+        migrations: &[rusqlite_migration::M::up("PRAGMA application_id = 7")],
+        cache_kib: 1_024,
+        checkpoint_pages: 1_000,
+        check_all: false,
+    };
+
+    #[tokio::test]
+    async fn a_read_that_nobody_waits_for_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = Database::open(&directory.path().join("test.db"), &KIND).unwrap();
+        let (database, _writer, _lock) = opened;
+        let readers = Readers::new(database);
+        // As many endless reads as there are connections.
+        for _ in 0..CONNECTIONS {
+            let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+            let endless = readers.read(move |tx| {
+                let mut statement = tx.prepare(
+                    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                     SELECT i FROM n",
+                )?;
+                let mut rows = statement.query([])?;
+                while rows.next()?.is_some() {
+                    let _ = begun.send(());
+                }
+                Ok(())
+            });
+            tokio::select! {
+                outcome = endless => panic!("{outcome:?}"),
+                begun = has_begun.recv() => assert_eq!(begun, Some(())),
+            }
+        }
+        let answer =
+            readers.read(|tx| Ok(tx.query_row("SELECT 7", [], |row| row.get::<_, i64>(0))?));
+        assert_eq!(answer.await.unwrap(), 7);
     }
 }

@@ -20,7 +20,7 @@ use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::Work;
 
 /// Records in a segment of the index over addresses, as a power of two (see the schema).
-const SEGMENT_BITS: u32 = 20;
+const SEGMENT_BITS: u32 = 18;
 /// Up to so many texts that begin with a prefix are looked up beforehand; with more, each
 /// record's path is looked at.
 const PREFIX_TEXTS: i64 = 10_000;
@@ -95,7 +95,7 @@ impl Plan {
         segments.map(move |segment| {
             let mut conditions = self.conditions.clone();
             let source = if self.by_address {
-                conditions.and("(r.id >> 20) = ?", [Value::Integer(segment)]);
+                conditions.and("(r.id >> 18) = ?", [Value::Integer(segment)]);
                 "INDEXED BY records_ip"
             } else {
                 "NOT INDEXED"
