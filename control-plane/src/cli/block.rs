@@ -8,11 +8,13 @@ use clap::Args;
 use ipwarden::address::display_target;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::client::{Added, Client, Imported, MAX_TARGETS, Query, Warning};
+use super::client::{Client, MAX_TARGETS, Query};
 use super::error::{CliError, Result};
 use super::lists::{self, TargetList};
-use super::output::{Format, GOOD, Grid, STRONG, Session, cell, fixed, number};
+use super::output::{Format, GOOD, STRONG, Session};
 use super::progress::Progress;
+use super::replies::{Added, Imported, Warning};
+use super::table::{Grid, cell, fixed, number};
 use super::text::{absolute, clean, count, counted, span, zone_name};
 use crate::model::{Action, Decision};
 

@@ -7,12 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode, Url};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
-use crate::model::{Action, AuditEntry, Decision, DecisionId, Proxy, Role, StoredRecord, Token};
+use super::replies::{
+    Added, Audit, Checked, Decisions, Imported, NewToken, Proxies, Records, Removed, Status, Tokens,
+};
+use crate::model::{Action, Role};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,172 +40,6 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     found: Found,
-}
-
-/// A page of decisions.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Decisions {
-    /// Number of the decision set.
-    pub revision: u64,
-    /// How many match without paging.
-    pub total: u64,
-    /// Newest first.
-    pub decisions: Vec<Decision>,
-    /// Where the next page starts.
-    pub next: Option<DecisionId>,
-}
-
-/// A decision that has no effect.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Warning {
-    /// The new target.
-    pub target: String,
-    /// Why, in words.
-    pub message: String,
-    /// The decision that makes it so.
-    pub decision: Decision,
-}
-
-/// What adding did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Added {
-    /// Number of the decision set afterwards.
-    pub revision: u64,
-    /// In the order asked.
-    pub decisions: Vec<Decision>,
-    /// Earlier decisions that these replace.
-    #[serde(default)]
-    pub replaced: Vec<DecisionId>,
-    /// What has no effect.
-    #[serde(default)]
-    pub warnings: Vec<Warning>,
-}
-
-/// What an import did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Imported {
-    /// Number of the decision set afterwards.
-    pub revision: u64,
-    /// How many were added.
-    pub added: u64,
-    /// How many earlier ones were replaced.
-    pub replaced: u64,
-    /// How many lines named a target again.
-    pub duplicates: u64,
-    /// The first that have no effect.
-    #[serde(default)]
-    pub warnings: Vec<Warning>,
-    /// How many have no effect.
-    #[serde(default)]
-    pub warnings_total: u64,
-}
-
-/// What removing did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Removed {
-    /// Number of the decision set afterwards.
-    pub revision: u64,
-    /// What is gone.
-    pub removed: Vec<Decision>,
-    /// Targets without such a decision.
-    #[serde(default)]
-    pub missing: Vec<String>,
-}
-
-/// What applies to an address.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Checked {
-    /// The address, folded.
-    pub ip: String,
-    /// `blocked`, `allowed` or `none`.
-    pub verdict: String,
-    /// The decision that applies.
-    pub decision: Option<Decision>,
-    /// Those that it hides.
-    #[serde(default)]
-    pub hidden: Vec<Hidden>,
-    /// Number of the decision set.
-    pub revision: u64,
-}
-
-/// A decision that another one hides.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Hidden {
-    /// The hidden one.
-    pub decision: Decision,
-    /// Why, in words.
-    pub why: String,
-}
-
-/// A page of records.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Records {
-    /// Newest first.
-    pub records: Vec<StoredRecord>,
-    /// Where the next page starts.
-    pub next: Option<i64>,
-}
-
-/// The fleet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Proxies {
-    /// Number of the decision set.
-    pub revision: u64,
-    /// Every Envoy heard of.
-    pub proxies: Vec<Proxy>,
-}
-
-/// A page of the audit log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Audit {
-    /// Newest first.
-    pub entries: Vec<AuditEntry>,
-    /// Where the next page starts.
-    pub next: Option<i64>,
-}
-
-/// All live tokens.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Tokens {
-    /// Without their secrets.
-    pub tokens: Vec<Token>,
-}
-
-/// A new token.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NewToken {
-    /// As it is listed.
-    pub token: Token,
-    /// The secret: shown now and never again.
-    pub secret: String,
-}
-
-/// The service about itself. Fields that a later service leaves out are absent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    /// Its version.
-    pub version: String,
-    /// Its clock.
-    pub now: jiff::Timestamp,
-    /// Number of the decision set.
-    pub revision: u64,
-    /// How many decisions are live.
-    #[serde(default)]
-    pub decisions: u64,
-    /// Where it keeps its data.
-    pub data_dir: String,
-    /// Free bytes on the disk of the data directory.
-    pub disk_free_bytes: Option<u64>,
-    /// Size of that disk.
-    pub disk_total_bytes: Option<u64>,
-    /// Records stored.
-    #[serde(default)]
-    pub records_stored: u64,
-    /// Batches that wait to be stored.
-    #[serde(default)]
-    pub ingest_queue: u64,
-    /// Admin interface of the Envoy beside it, where it is configured.
-    pub envoy_admin: Option<String>,
 }
 
 /// RFC 9457.

@@ -8,7 +8,8 @@ use ipwarden::address::{parse_peer, parse_target};
 use ipwarden::client_ip::{Explanation, ForwardingHeader, MAX_ENTRIES, Source, Step, explain};
 
 use super::error::{CliError, Result};
-use super::output::{Format, GOOD, Grid, STRONG, Session, cell, fixed, flexible, number};
+use super::output::{Format, GOOD, STRONG, Session};
+use super::table::{Grid, cell, fixed, flexible, number};
 use super::text::clean;
 
 /// A request as it reaches Envoy, and what is trusted.

@@ -5,7 +5,8 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::client::{Client, Query};
 use super::error::Result;
-use super::output::{Format, GOOD, Grid, STRONG, Session, cell, fixed, flexible, moment, number};
+use super::output::{Format, GOOD, STRONG, Session};
+use super::table::{Grid, cell, fixed, flexible, moment, number};
 use super::text::{clean, column_time, count, counted, relative, when, zone_name};
 use super::unblock::confirm;
 use crate::model::{Proxy, Role};

@@ -8,15 +8,16 @@
 //! | module | owns |
 //! |---|---|
 //! | [`error`] | what can go wrong, exit codes |
-//! | [`output`] | the three formats, tables, colours |
+//! | [`output`], [`table`] | the three formats, colours, tables |
 //! | [`text`] | cleaning of foreign text, times, counts |
 //! | [`place`] | where the service is, which token |
-//! | [`client`] | the service's API |
+//! | [`client`], [`replies`] | the service's API |
 //! | [`lists`], [`progress`] | lists of targets from files |
 //! | [`sse`], [`follow`] | the live stream |
 //! | the others | one group of commands each |
 
 pub mod block;
+pub mod check;
 pub mod client;
 pub mod config;
 pub mod decisions;
@@ -29,9 +30,11 @@ pub mod lists;
 pub mod output;
 pub mod place;
 pub mod progress;
+pub mod replies;
 pub mod requests;
 pub mod serve;
 pub mod sse;
+pub mod table;
 pub mod text;
 pub mod unblock;
 
@@ -98,7 +101,7 @@ enum Command {
     /// List or export decisions
     Decisions(decisions::DecisionsArgs),
     /// Say whether an address is blocked, why, and until when
-    Check(decisions::CheckArgs),
+    Check(check::CheckArgs),
     /// Say which address is the client, step by step
     ExplainIp(explain::ExplainArgs),
     /// Search the stored requests, or follow them live
@@ -162,7 +165,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Unblock(args) => unblock::run(session, &client, Action::Block, args).await,
         Command::Unallow(args) => unblock::run(session, &client, Action::Allow, args).await,
         Command::Decisions(args) => decisions::run(session, &client, args).await,
-        Command::Check(args) => decisions::check(session, &client, args).await,
+        Command::Check(args) => check::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,
         Command::Proxies => fleet::proxies(session, &client).await,

@@ -7,7 +7,8 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::client::{Client, MAX_RECORDS, Query};
 use super::error::{CliError, Result};
-use super::output::{Cell, Format, Grid, Session, cell, fixed, flexible, moment, number};
+use super::output::{Format, Session};
+use super::table::{Cell, Grid, cell, fixed, flexible, moment, number};
 use super::text::{clean, column_time_ms, relative, time_of_day_ms, zone_name};
 use crate::model::StoredRecord;
 

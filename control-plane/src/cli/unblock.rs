@@ -7,11 +7,12 @@ use clap::Args;
 use ipnet::IpNet;
 use ipwarden::address::{display_target, parse_target};
 
-use super::client::{Client, Decisions, MAX_TARGETS, Removed};
+use super::client::{Client, MAX_TARGETS};
 use super::error::{CliError, MAX_PLACES, Place, Result};
 use super::lists;
 use super::output::{Format, GOOD, STRONG, Session};
 use super::progress::Progress;
+use super::replies::{Decisions, Removed};
 use super::text::{clean, counted};
 use crate::model::{Action, Decision};
 

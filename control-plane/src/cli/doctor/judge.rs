@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 
 use super::Check;
-use crate::cli::client::{Client, Status};
+use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::fleet::{CLOCK_OFF_MS, SILENT_SECONDS};
 use crate::cli::place::Found;
+use crate::cli::replies::Status;
 use crate::cli::text::{bytes, count, counted, relative};
 use crate::model::Proxy;
 

@@ -1,7 +1,7 @@
 //! `ipwarden doctor`: what is wrong, and how to mend each.
 //!
 //! Facts are gathered by asking the service, Envoy's admin interface and the file system;
-//! they are judged by the pure functions of [`judge`] and [`envoy`]. A question that can't
+//! they are judged by the pure functions of `judge` and `envoy`. A question that can't
 //! be asked is skipped and said to be, never passed over.
 
 mod envoy;
@@ -13,10 +13,11 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::client::{Client, Status};
+use super::client::Client;
 use super::error::{CliError, EXIT_REFUSED, EXIT_UNREACHABLE, Result};
 use super::output::{BAD, FAINT, Format, GOOD, STRONG, Session, WARN};
 use super::place::{DATA_DIR, Place};
+use super::replies::Status;
 use super::text::{clean, counted};
 
 /// Where Envoy's admin interface usually is.

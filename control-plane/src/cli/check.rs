@@ -1,0 +1,199 @@
+//! `ipwarden check`: the verdict on one address in words.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use ipwarden::address::{display_target, parse_target};
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::client::Client;
+use super::decisions::raw_row;
+use super::error::{CliError, Place, Result};
+use super::output::{BAD, Format, GOOD, STRONG, Session};
+use super::replies::Checked;
+use super::text::{clean, counted, when};
+use crate::model::Action;
+
+/// Which address.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "-o raw: ip, verdict (blocked, allowed, none), then the decision's id, target, action, origin, made, ends, reason."
+)]
+pub struct CheckArgs {
+    /// One IP address
+    #[arg(value_name = "IP")]
+    pub ip: String,
+}
+
+/// Runs `check`.
+///
+/// # Errors
+/// A text that is no single address, and those of the service.
+pub async fn run(session: &mut Session, client: &Client, args: &CheckArgs) -> Result<()> {
+    let ip = single_address(&args.ip)?;
+    let checked = client.check(ip).await?;
+    match session.format {
+        Format::Json => session.json(&checked),
+        Format::Raw => {
+            let mut values = vec![checked.ip.clone(), checked.verdict.clone()];
+            match &checked.decision {
+                Some(decision) => values.extend(raw_row(decision)),
+                None => values.extend(std::iter::repeat_n(String::new(), 7)),
+            }
+            session.raw(&values.iter().map(String::as_str).collect::<Vec<_>>())
+        }
+        Format::Human => {
+            let lines = explained(&checked, session.now(), &session.zone);
+            lines.iter().try_for_each(|line| session.say(line))
+        }
+    }
+}
+
+/// Reads one address where a network makes no sense.
+///
+/// # Errors
+/// [`CliError::Input`] with what is expected.
+pub fn single_address(text: &str) -> Result<IpAddr> {
+    let bad = |message: String| CliError::Input {
+        message: "the address is not valid; nothing was sent".to_owned(),
+        places: vec![Place { place: clean(text).into_owned(), message }],
+        total: 1,
+    };
+    let net = parse_target(text).map_err(|error| bad(error.to_string()))?;
+    if net.prefix_len() != net.max_prefix_len() {
+        return Err(bad(format!(
+            "a network, but one address is expected: try {}, or `ipwarden decisions --inside {net}` for all decisions in it",
+            net.addr()
+        )));
+    }
+    Ok(net.addr())
+}
+
+/// The verdict in words, one line each.
+fn explained(checked: &Checked, now: Timestamp, zone: &TimeZone) -> Vec<String> {
+    let ip = clean(&checked.ip);
+    let Some(decision) = &checked.decision else {
+        return vec![format!(
+            "{STRONG}{ip}{STRONG:#} is {GOOD}not blocked{GOOD:#}: no decision covers it (revision {}).",
+            checked.revision
+        )];
+    };
+    let verdict = match decision.action {
+        Action::Block => format!("{BAD}blocked{BAD:#}"),
+        Action::Allow => format!("{GOOD}allowed{GOOD:#}"),
+    };
+    let mut lines = vec![
+        format!(
+            "{STRONG}{ip}{STRONG:#} is {verdict} by decision {}: {} {} (revision {}).",
+            decision.id,
+            decision.action.as_str(),
+            display_target(&decision.target),
+            checked.revision
+        ),
+        format!(
+            "  reason  {}",
+            if decision.reason.is_empty() { "none given".into() } else { clean(&decision.reason) }
+        ),
+        format!("  origin  {}", decision.origin),
+        format!("  made    {}", when(decision.created_at, now, zone)),
+        format!(
+            "  ends    {}",
+            decision.expires_at.map_or_else(|| "never".to_owned(), |end| when(end, now, zone))
+        ),
+    ];
+    if !checked.hidden.is_empty() {
+        lines.push(format!(
+            "It hides {}:",
+            counted(checked.hidden.len() as u64, "other decision", "other decisions")
+        ));
+        for hidden in &checked.hidden {
+            let other = &hidden.decision;
+            let ends = other.expires_at.map_or_else(
+                || "without an end".to_owned(),
+                |end| format!("until {}", when(end, now, zone)),
+            );
+            lines.push(format!(
+                "  decision {}: {} {} ({}) {ends}: {}",
+                other.id,
+                other.action.as_str(),
+                display_target(&other.target),
+                other.origin,
+                clean(&hidden.why)
+            ));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::replies::Hidden;
+    use crate::model::Decision;
+
+    fn decision(id: u32, target: &str, action: &str, origin: &str) -> Decision {
+        serde_json::from_value(serde_json::json!({
+            "id": id, "target": target, "action": action, "origin": origin, "reason": "scraping",
+            "created_at": "2026-11-22T15:58:00Z", "expires_at": "2026-11-22T17:00:00Z",
+        }))
+        .unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-22T16:00:00Z".parse().unwrap()
+    }
+
+    fn plain(lines: &[String]) -> String {
+        anstream::adapter::strip_str(&lines.join("\n")).to_string()
+    }
+
+    #[test]
+    fn a_check_is_told_in_words_with_what_it_hides() {
+        let checked = Checked {
+            ip: "203.0.113.7".to_owned(),
+            verdict: "blocked".to_owned(),
+            decision: Some(decision(12, "203.0.113.0/24", "block", "manual")),
+            hidden: vec![Hidden {
+                decision: decision(9, "203.0.113.7", "block", "feed:drop"),
+                why: "hidden by a manual block".to_owned(),
+            }],
+            revision: 34,
+        };
+        assert_eq!(
+            plain(&explained(&checked, now(), &TimeZone::UTC)),
+            "203.0.113.7 is blocked by decision 12: block 203.0.113.0/24 (revision 34).\n  \
+               reason  scraping\n  \
+               origin  manual\n  \
+               made    2026-11-22 15:58:00 UTC (2m ago)\n  \
+               ends    2026-11-22 17:00:00 UTC (in 1h)\n\
+             It hides 1 other decision:\n  \
+               decision 9: block 203.0.113.7 (feed:drop) until 2026-11-22 17:00:00 UTC (in 1h): hidden by a manual block"
+        );
+    }
+
+    #[test]
+    fn an_address_without_decisions_is_said_to_be_free() {
+        let checked = Checked {
+            ip: "203.0.113.7".to_owned(),
+            verdict: "none".to_owned(),
+            decision: None,
+            hidden: Vec::new(),
+            revision: 34,
+        };
+        assert_eq!(
+            plain(&explained(&checked, now(), &TimeZone::UTC)),
+            "203.0.113.7 is not blocked: no decision covers it (revision 34)."
+        );
+    }
+
+    #[test]
+    fn a_network_is_no_address_to_check() {
+        assert_eq!(single_address("::ffff:203.0.113.7").unwrap().to_string(), "203.0.113.7");
+        let error = single_address("203.0.113.0/24").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(
+            error.places().0[0].message,
+            "a network, but one address is expected: try 203.0.113.0, or `ipwarden decisions --inside 203.0.113.0/24` for all decisions in it"
+        );
+    }
+}
