@@ -5,6 +5,13 @@
 //! as the control plane's set did at N. What must hold in the end, once the faults stop:
 //! every worker stands at the newest revision.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may fail loudly"
+)]
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 

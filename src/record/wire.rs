@@ -198,6 +198,10 @@ pub fn decode(bytes: &[u8]) -> Result<Batch<'_>, DecodeError> {
     if count > MAX_RECORDS {
         return Err(DecodeError::TooLarge);
     }
+    // Number 0 is a report: its records could not be told from a repetition.
+    if header.number == 0 && count > 0 {
+        return Err(DecodeError::Malformed);
+    }
     // A record takes at least this many bytes: a count can't make us allocate more than
     // the message justifies.
     const MIN_RECORD_BYTES: usize = 16;
@@ -326,6 +330,16 @@ pub(crate) mod tests {
             "batch version 9 is not known here: expected 1"
         );
         assert_eq!(decode(b"{\"a\":1}"), Err(DecodeError::NotABatch));
+    }
+
+    #[test]
+    fn a_report_carries_no_records() {
+        let record = record();
+        let mut records = Vec::new();
+        put_record(&mut records, record.time_us, &record);
+        let report = BatchHeader { number: 0, ..header() };
+        assert_eq!(decode(&encode(&report, 1, 1, &records)), Err(DecodeError::Malformed));
+        assert!(decode(&encode(&report, 1, 0, &[])).is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod judge;
 mod local;
 
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -17,11 +18,15 @@ use super::client::Client;
 use super::error::{CliError, EXIT_REFUSED, EXIT_UNREACHABLE, Result};
 use super::output::{BAD, FAINT, Format, GOOD, STRONG, Session, WARN};
 use super::place::{DATA_DIR, Place};
-use super::replies::Status;
+use super::replies::{Proxies, Status};
 use super::text::{clean, counted};
 
 /// Where Envoy's admin interface usually is.
 const DEFAULT_ENVOY_ADMIN: &str = "http://127.0.0.1:9901";
+
+/// How often, and how long apart, a proxy that seems to be behind is looked at again.
+const SETTLING_LOOKS: u32 = 12;
+const SETTLING_PAUSE: Duration = Duration::from_millis(250);
 
 /// What to look at.
 #[derive(Debug, Clone, Args)]
@@ -167,13 +172,27 @@ async fn service(
     checks.push(judge::clock(status.now, asked_at, answered_at));
     checks.push(judge::disk(&status));
     checks.push(judge::ingest(&status));
-    match client.proxies().await {
+    match settled_fleet(client).await {
         Ok(fleet) => checks.extend(judge::proxies(&fleet.proxies, answered_at)),
         Err(error) => {
             checks.push(Check::fail("proxies", error.to_string(), "see what the service logs"))
         }
     }
     (Some(status), true)
+}
+
+/// The fleet. A worker says which revision it has applied up to a second after it did, so a
+/// proxy that seems to be behind is looked at again for a moment.
+async fn settled_fleet(client: &Client) -> Result<Proxies> {
+    let mut left = SETTLING_LOOKS;
+    loop {
+        let fleet = client.proxies().await?;
+        if left == 0 || fleet.proxies.iter().all(|proxy| proxy.revision_lag == 0) {
+            return Ok(fleet);
+        }
+        left -= 1;
+        tokio::time::sleep(SETTLING_PAUSE).await;
+    }
 }
 
 fn told(session: &mut Session, report: &Report) -> Result<()> {
