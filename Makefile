@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module run test test-stores lint bench bench-million tools clean
+.PHONY: help build binary module run test test-stores lint bench bench-million bench-block tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,10 @@ bench: binary ## measure the service: durable ingest over HTTP, ten thousand wai
 bench-million: binary module ## measure a million decisions in a real Envoy
 	@.ci/tools envoy
 	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture a_million
+
+bench-block: binary module ## measure the time from a block to its refusal by every worker
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture from_a_block
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

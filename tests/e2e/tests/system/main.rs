@@ -3,6 +3,6 @@
 mod command_line;
 mod decisions;
 mod failures;
+mod figures;
 mod hostile;
-mod large;
 mod records;

@@ -1,5 +1,5 @@
-//! A million decisions: figures for the record. Run with the release build:
-//! `make bench-million`.
+//! Figures for the record, measured end to end: a million decisions, and the time from a block
+//! to its refusal. Run with the release build: `make bench-million`, `make bench-block`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -75,4 +75,28 @@ async fn a_million_addresses_from_a_file() {
         "latency of an admitted request (new connection), p50 p99 max: before {before:?}, after {after:?}"
     );
     println!("slowest of 500 requests/s while it was loaded: {:?}", during.slowest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes and prints figures: make bench-block"]
+async fn from_a_block_to_its_refusal_by_every_worker() {
+    const TRIES: u32 = 500;
+    let system = System::start(Options::default()).await;
+    let mut took = Vec::new();
+    for n in 0..TRIES {
+        let client = format!("100.64.{}.{}", n / 250, n % 250);
+        let start = now();
+        system.decide("block", &[&client], serde_json::json!({})).await;
+        let accepted = start.elapsed();
+        took.push(accepted + system.settles(&client, 403).await);
+    }
+    took.sort();
+    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+    println!(
+        "block → refused by every worker, {TRIES} tries: p50 {:?}, p90 {:?}, p99 {:?}, max {:?}",
+        at(50),
+        at(90),
+        at(99),
+        at(100)
+    );
 }
