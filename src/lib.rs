@@ -8,6 +8,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`address`] | parsing and folding of addresses and targets |
+//! | [`backoff`] | pauses between attempts |
 //! | [`client_ip`] | which address is the client, and why |
 //! | [`config`] | the plugin's configuration: all errors at once, each with its place |
 //! | [`decisions`] | the compiled table, its wire format, its replication through shared data |
@@ -20,6 +21,7 @@
 //! no panics (see the lints in `Cargo.toml`).
 
 pub mod address;
+pub mod backoff;
 pub mod bytes;
 pub mod client_ip;
 pub mod config;

@@ -6,32 +6,15 @@
 
 #![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test may fail loudly")]
 
+mod support;
+
 use std::collections::{HashMap, HashSet};
 
 use ipwarden::decisions::Revision;
 use ipwarden::record::buffer::{Buffer, Policy};
 use ipwarden::record::delivery::{Answer, Delivery, Identity, Shipment};
 use ipwarden::record::{Record, Verdict, wire};
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
+use support::Random;
 
 /// Stores each number once, as the real one does.
 #[derive(Default)]

@@ -12,38 +12,20 @@
     reason = "a test may fail loudly"
 )]
 
+mod support;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipwarden::decisions::replica::{Answer, Follower, Outcome, Poll, Refresh, Replicator};
 use ipwarden::decisions::{Change, Entry, NEVER, Revision, Tier, wire};
 use ipwarden::shared::testing::MemoryShared;
+use support::Random;
 
 const SEEDS: u64 = 300;
 const STEPS: u32 = 400;
 const ADDRESSES: u64 = 48;
 const NAMESPACE: &str = "ipwarden.test";
-
-/// splitmix64: all the randomness of a run comes from its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// The other side: every state that the set ever had.
 struct ControlPlane {

@@ -17,6 +17,7 @@
 //! do no harm: the head is written by compare-and-swap against the head the work started
 //! from, and a log chunk against the chunk that was read.
 
+use crate::backoff::Backoff;
 use crate::bytes::Reader as Bytes;
 use crate::decisions::table::{Builder, Table};
 use crate::decisions::wire::{self, DecodeError, Kind};
@@ -206,10 +207,9 @@ pub struct Replicator {
     next_check_ms: u64,
     poll: PollState,
     polls: u64,
-    failures: u32,
+    backoff: Backoff,
     want_snapshot: bool,
     takeovers: u64,
-    random: u64,
     scratch: Vec<u8>,
 }
 
@@ -225,10 +225,9 @@ impl Replicator {
             next_check_ms: 0,
             poll: PollState::Idle { not_before_ms: 0 },
             polls: 0,
-            failures: 0,
+            backoff: Backoff::new(BACKOFF_MS.0, id),
             want_snapshot: false,
             takeovers: 0,
-            random: id,
             scratch: Vec::new(),
         }
     }
@@ -320,20 +319,20 @@ impl Replicator {
         };
         let pause_ms = match outcome {
             Outcome::Snapshot(_) | Outcome::Delta(_) => {
-                self.failures = 0;
+                self.backoff.reset();
                 0
             }
             Outcome::Unchanged => {
-                self.failures = 0;
+                self.backoff.reset();
                 // An answer "nothing new" that does not take its time would make us spin.
-                if now_ms.saturating_sub(since_ms) < 1_000 { self.jitter(1_000) } else { 0 }
+                if now_ms.saturating_sub(since_ms) < 1_000 { self.backoff.spread(1_000) } else { 0 }
             }
             Outcome::Unreachable { refused } => {
                 let longest = if refused { BACKOFF_REFUSED_MS } else { BACKOFF_MS.1 };
-                self.backoff(longest)
+                self.backoff.fail(longest)
             }
-            Outcome::Bad(_) => self.backoff(BACKOFF_MS.1),
-            Outcome::Superseded | Outcome::Unexpected => self.jitter(LEASE_CHECK_MS),
+            Outcome::Bad(_) => self.backoff.fail(BACKOFF_MS.1),
+            Outcome::Superseded | Outcome::Unexpected => self.backoff.spread(LEASE_CHECK_MS),
         };
         self.poll = PollState::Idle { not_before_ms: now_ms + pause_ms };
         outcome
@@ -533,21 +532,6 @@ impl Replicator {
         next.log_bytes += appended.len() as u64;
         next.number = message.header.revision.number;
         Ok(next)
-    }
-
-    fn backoff(&mut self, longest_ms: u64) -> u64 {
-        let doubled = BACKOFF_MS.0.saturating_mul(1 << self.failures.min(16));
-        self.failures = self.failures.saturating_add(1);
-        self.jitter(doubled.min(longest_ms))
-    }
-
-    /// Between a half and the whole of `ms`: a fleet must not come back in step.
-    fn jitter(&mut self, ms: u64) -> u64 {
-        // xorshift64 (Marsaglia 2003): spread is all that is asked of it.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        ms / 2 + self.random % (ms / 2).max(1)
     }
 }
 

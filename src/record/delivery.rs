@@ -7,6 +7,7 @@
 
 use super::buffer::{Buffer, Sealed, Totals};
 use super::{BatchHeader, wire};
+use crate::backoff::Backoff;
 use crate::decisions::Revision;
 
 /// Batches on their way at one time.
@@ -88,29 +89,27 @@ pub struct Delivery {
     report: Option<Call>,
     next_number: u64,
     next_ticket: u64,
-    failures: u32,
+    backoff: Backoff,
     not_before_us: u64,
     last_sent_us: u64,
     reported: (Totals, Revision),
-    random: u64,
 }
 
 impl Delivery {
     /// Nothing shipped yet.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        let random = identity.stream | 1;
+        let backoff = Backoff::new(BACKOFF_US.0, identity.stream);
         Self {
             identity,
             outgoing: Vec::new(),
             report: None,
             next_number: 1,
             next_ticket: 1,
-            failures: 0,
+            backoff,
             not_before_us: 0,
             last_sent_us: 0,
             reported: (Totals::default(), Revision::default()),
-            random,
         }
     }
 
@@ -129,7 +128,7 @@ impl Delivery {
     /// Whether the last attempt failed.
     #[must_use]
     pub const fn is_failing(&self) -> bool {
-        self.failures > 0
+        self.backoff.is_failing()
     }
 
     /// Whether everything taken from the buffer was answered.
@@ -158,7 +157,7 @@ impl Delivery {
         // While it fails, one attempt at a time finds out when it is over.
         let most = if draining {
             usize::MAX
-        } else if self.failures > 0 {
+        } else if self.backoff.is_failing() {
             1
         } else {
             MAX_IN_FLIGHT
@@ -286,18 +285,11 @@ impl Delivery {
 
     fn note_answer(&mut self, answer: Answer, now_us: u64) {
         if answer != Answer::Failed {
-            self.failures = 0;
+            self.backoff.reset();
             self.not_before_us = 0;
             return;
         }
-        let doubled = BACKOFF_US.0 << self.failures.min(10);
-        self.failures = self.failures.saturating_add(1);
-        // xorshift64 (Marsaglia 2003), so that workers do not come back in step.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let pause_us = doubled.min(BACKOFF_US.1);
-        self.not_before_us = now_us + pause_us / 2 + self.random % (pause_us / 2);
+        self.not_before_us = now_us + self.backoff.fail(BACKOFF_US.1);
     }
 
     fn give_up(&mut self, now_us: u64) {

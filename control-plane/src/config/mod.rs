@@ -116,20 +116,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// Where: `line 3: limits.polls`, `IPWARDEN_LISTEN`, `--listen`.
-    pub place: String,
-    /// What is wrong, what was expected, how to mend it.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
-    }
-}
+/// One thing that is wrong; its place is `line 3: limits.polls`, `IPWARDEN_LISTEN` or
+/// `--listen`.
+pub use ipwarden::config::ConfigError;
 
 /// Everything that is wrong, in the order of the sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
