@@ -1,6 +1,6 @@
 //! The ipwarden filter: address security inside Envoy.
 //!
-//! Everything here but [`host`] is pure: time, randomness and shared storage come in as
+//! Everything here but `host` is pure: time, randomness and shared storage come in as
 //! arguments, verdicts and messages go out as values. That is why the control plane links
 //! the same code natively, why `wasm-bindgen-test` runs it under Node, and why a second
 //! host adapter (a native Envoy module, say) stays possible.

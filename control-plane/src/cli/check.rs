@@ -129,19 +129,7 @@ fn explained(checked: &Checked, now: Timestamp, zone: &TimeZone) -> Vec<String> 
 mod tests {
     use super::*;
     use crate::cli::replies::Hidden;
-    use crate::model::Decision;
-
-    fn decision(id: u32, target: &str, action: &str, origin: &str) -> Decision {
-        serde_json::from_value(serde_json::json!({
-            "id": id, "target": target, "action": action, "origin": origin, "reason": "scraping",
-            "created_at": "2026-11-22T15:58:00Z", "expires_at": "2026-11-22T17:00:00Z",
-        }))
-        .unwrap()
-    }
-
-    fn now() -> Timestamp {
-        "2026-11-22T16:00:00Z".parse().unwrap()
-    }
+    use crate::cli::samples::{decision, now};
 
     fn plain(lines: &[String]) -> String {
         anstream::adapter::strip_str(&lines.join("\n")).to_string()

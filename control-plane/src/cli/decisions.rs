@@ -35,7 +35,7 @@ pub struct DecisionsArgs {
     #[arg(value_enum, default_value_t, value_name = "list|export", hide_possible_values = true)]
     pub verb: Verb,
 
-    /// Made by: manual, feed:<name> or detector:<rule>
+    /// Made by: manual, feed:NAME or detector:RULE
     #[arg(long)]
     pub origin: Option<Origin>,
 
@@ -250,18 +250,7 @@ pub fn raw_row(decision: &Decision) -> [String; 7] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn decision(id: u32, target: &str, action: &str, origin: &str) -> Decision {
-        serde_json::from_value(serde_json::json!({
-            "id": id, "target": target, "action": action, "origin": origin, "reason": "scraping",
-            "created_at": "2026-11-22T15:58:00Z", "expires_at": "2026-11-22T17:00:00Z",
-        }))
-        .unwrap()
-    }
-
-    fn now() -> Timestamp {
-        "2026-11-22T16:00:00Z".parse().unwrap()
-    }
+    use crate::cli::samples::{decision, now};
 
     #[test]
     fn an_exported_list_never_turns_allows_into_blocks() {

@@ -32,6 +32,8 @@ pub mod place;
 pub mod progress;
 pub mod replies;
 pub mod requests;
+#[cfg(test)]
+mod samples;
 pub mod serve;
 pub mod sse;
 pub mod table;

@@ -2,11 +2,11 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`database`] | opening a file: whose it is, its schema, its settings; what went wrong |
-//! | [`writer`] | the one connection that writes, on its own thread |
-//! | [`readers`] | a few connections that read, each a snapshot at a time |
-//! | [`state`] | decisions, tokens, audit |
-//! | [`log`] | records and what workers report |
+//! | `database` | opening a file: whose it is, its schema, its settings; what went wrong |
+//! | `writer` | the one connection that writes, on its own thread |
+//! | `readers` | a few connections that read, each a snapshot at a time |
+//! | `state` | decisions, tokens, audit |
+//! | `log` | records and what workers report |
 //!
 //! Invariants: one process has a file open (a lock file beside it says so); a change is on
 //! the disk when the call that made it returns (WAL with `synchronous=FULL`); an error never

@@ -54,6 +54,11 @@ async fn a_control_plane_killed_under_load_costs_no_request_and_no_record_goes_m
             None => break,
         }
     }
+    println!(
+        "{sent:?}; the filter saw {seen}, stored {weights} in {} records, lost {}",
+        ids.len(),
+        proxy["requests_lost"]
+    );
     assert_eq!(Some(weights), proxy["requests_stored"].as_u64());
     assert_eq!(proxy["requests_lost"], 0, "ten seconds fit into the buffer");
 }
