@@ -105,7 +105,8 @@ async fn a_closed_start_refuses_until_the_set_has_come() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_instances_share_an_empty_vm_id_without_meeting() {
     // A second instance before ours, with a control plane that is not there, in the same
-    // shared-data namespace (as on Istio, where every plugin has the vm_id "").
+    // shared-data namespace (as on Istio, where every plugin has the vm_id ""). Both name the
+    // same environment: Envoy 1.36 gives a VM that they share the one of the first.
     let other = r#"          http_filters:
           - name: other
             typed_config:
@@ -116,6 +117,7 @@ async fn several_instances_share_an_empty_vm_id_without_meeting() {
                 vm_config:
                   runtime: envoy.wasm.runtime.v8
                   code: {local: {filename: MODULE}}
+                  environment_variables: {host_env_keys: [IPWARDEN_TOKEN]}
                 configuration:
                   "@type": type.googleapis.com/google.protobuf.StringValue
                   value: '{"control_plane": {"cluster": "nowhere", "token": "x"}}'
