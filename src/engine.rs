@@ -167,7 +167,7 @@ impl Engine {
 
     /// Prepares shared data; to be called once, before traffic.
     pub fn start(&mut self, shared: &mut dyn SharedData) {
-        // A host that refuses now is asked again by every tick.
+        // Where the host refuses now, whoever leads first makes the keys.
         let _ = self.replicator.initialise(shared);
     }
 

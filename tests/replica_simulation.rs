@@ -336,6 +336,27 @@ fn workers_converge_and_never_decide_by_a_set_that_never_was() {
 }
 
 #[test]
+fn a_snapshot_whose_frames_are_not_in_order_is_thrown_away() {
+    // Each frame is in order by itself; the second starts where the first did.
+    let entry = |n: u32| Entry {
+        target: ipnet::IpNet::new(IpAddr::V4(n.into()), 32).unwrap(),
+        tier: Tier::Feed,
+        id: n + 1,
+        expires_at: NEVER,
+    };
+    let half: Vec<Entry> = (0..wire::FRAME_ENTRIES as u32).map(entry).collect();
+    let body =
+        wire::encode_snapshot(Revision { epoch: 1, number: 1 }, 0, &[half.clone(), half].concat());
+    let mut shared = MemoryShared::default();
+    let mut worker = Worker::new(&mut Random(11), &mut shared);
+    let poll = worker.replicator.tick(5_000, &mut shared).unwrap();
+    let outcome = worker.replicator.answered(poll.id, 5_000, &mut shared, Answer::Message(&body));
+    assert_eq!(outcome, Outcome::Bad(wire::DecodeError::Unsorted));
+    assert_eq!(worker.follower.refresh(&mut shared, u32::MAX), Refresh::UpToDate);
+    assert_eq!(worker.follower.revision(), None);
+}
+
+#[test]
 fn a_lost_leader_is_replaced_within_the_lease_and_its_check() {
     let mut shared = MemoryShared::default();
     let mut random = Random(7);

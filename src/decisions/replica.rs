@@ -21,7 +21,7 @@ use crate::backoff::Backoff;
 use crate::bytes::Reader as Bytes;
 use crate::decisions::table::{Builder, Table};
 use crate::decisions::wire::{self, DecodeError, Kind};
-use crate::decisions::{Change, Revision};
+use crate::decisions::{Change, Entry, Revision};
 use crate::shared::{Cas, SharedData, SharedError};
 
 /// How long a lease lasts without being renewed.
@@ -455,18 +455,21 @@ impl Replicator {
         head: Option<Head>,
     ) -> Result<Head, WriteError> {
         // Payloads are decoded once before anything is written: a worker must never find
-        // a set that it can't read where the head says there is one.
-        let mut last = None;
-        let mut sorted = true;
+        // a set that it can't read where the head says there is one. Inside a frame the
+        // decoder checks the order; between two frames it is checked here.
+        let mut before: Option<Entry> = None;
         for frame in &message.frames {
+            let (mut first, mut last) = (None, before);
             frame.entries(|entry| {
-                let key = entry.sort_key();
-                sorted &= last.is_none_or(|last| last < key);
-                last = Some(key);
+                first.get_or_insert(entry);
+                last = Some(entry);
             })?;
-        }
-        if !sorted {
-            return Err(WriteError::Decode(DecodeError::Unsorted));
+            if let (Some(before), Some(first)) = (before, first)
+                && before.sort_key() >= first.sort_key()
+            {
+                return Err(WriteError::Decode(DecodeError::Unsorted));
+            }
+            before = last;
         }
         let generation = head.map_or(0, |head| head.generation.wrapping_add(1));
         let next = Head {

@@ -73,10 +73,15 @@ struct Root {
 }
 
 impl Root {
-    fn configure(&mut self) -> Result<(), Vec<String>> {
-        let bytes = match abi::buffer(Buffer::PluginConfiguration, config::MAX_CONFIG_BYTES + 1) {
-            Ok(bytes) => bytes.unwrap_or_default(),
-            Err(_) => Vec::new(),
+    fn configure(&mut self, bytes: usize) -> Result<(), Vec<String>> {
+        // None at all is a valid configuration; one that can't be read must not pass for it.
+        let bytes = if bytes == 0 {
+            Vec::new()
+        } else {
+            abi::buffer(Buffer::PluginConfiguration, config::MAX_CONFIG_BYTES + 1)
+                .ok()
+                .flatten()
+                .ok_or_else(|| vec!["Envoy did not hand over the configuration".to_owned()])?
         };
         let config = config::check(&bytes)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
@@ -144,8 +149,8 @@ impl Context for Root {
 }
 
 impl RootContext for Root {
-    fn on_configure(&mut self, _: usize) -> bool {
-        match self.configure() {
+    fn on_configure(&mut self, bytes: usize) -> bool {
+        match self.configure(bytes) {
             Ok(()) => true,
             Err(errors) => {
                 log::error!("ipwarden: configuration refused, {} errors:", errors.len());

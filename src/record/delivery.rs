@@ -181,10 +181,9 @@ impl Delivery {
         };
         let call = self.call(now_us);
         let totals = buffer.totals();
-        let header = |number| self.header(number, now_us, totals, applied);
         let outgoing = self.outgoing.get(index)?;
         let body = wire::encode(
-            &header(outgoing.number),
+            &self.header(outgoing.number, now_us, totals, applied),
             outgoing.sealed.base_us,
             outgoing.sealed.count,
             &outgoing.sealed.records,

@@ -157,3 +157,20 @@ async fn an_unknown_cluster_leaves_the_site_up() {
     .await;
     assert_eq!(system.status("203.0.113.7").await, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_without_any_configuration_admits_and_asks_nobody() {
+    let with = std::fs::read_to_string(ipwarden_e2e::root().join("envoy/envoy.yaml"))
+        .expect("the bootstrap");
+    let start = with.find("                configuration:\n").expect("the configuration");
+    let end = start + with[start..].find("          - name:").expect("the next filter");
+    let system = System::start(Options {
+        replace: vec![(with[start..end].to_owned(), String::new())],
+        token: Some("unused".to_owned()),
+        ..Options::default()
+    })
+    .await;
+    assert_eq!(system.status("203.0.113.7").await, 200);
+    assert_eq!(system.stat("ipwarden_requests", "admitted").await, 1);
+    assert_eq!(system.stat("ipwarden_polls", "").await, 0);
+}
