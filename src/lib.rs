@@ -12,6 +12,7 @@
 //! | [`client_ip`] | which address is the client, and why |
 //! | [`config`] | the plugin's configuration: all errors at once, each with its place |
 //! | [`decisions`] | the compiled table, its wire format, its replication through shared data |
+//! | [`limits`] | token buckets: matching, keys, the bounded table in shared data |
 //! | [`record`] | request records: wire format, bounded buffer, delivery |
 //! | [`refusal`] | what a refused client is told |
 //! | [`engine`] | one request through all of the above |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod decisions;
 pub mod duration;
 pub mod engine;
+pub mod limits;
 pub mod record;
 pub mod refusal;
 pub mod shared;

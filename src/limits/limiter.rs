@@ -1,0 +1,1 @@
+//! One request through matching, identity, keys and buckets.
