@@ -19,6 +19,7 @@ impl Random {
     }
 
     /// True in `percent` of a hundred cases.
+    #[allow(dead_code, clippy::allow_attributes, reason = "not every simulation needs it")]
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
