@@ -45,6 +45,9 @@ impl Model {
     }
 
     fn change(&mut self, bucket: &Bucket, now: Nanos, tokens: i128) {
+        if tokens == 0 {
+            return;
+        }
         let level = self.level(bucket, now) + tokens * i128::from(bucket.interval);
         self.level = Some(level.clamp(0, i128::from(bucket.capacity)));
         self.last = now;

@@ -225,7 +225,7 @@ impl Table {
                 live += entries(&self.value).filter(|entry| entry.arrival > now).count() as u64;
             }
         }
-        let live = if seen == 0 { 0 } else { live * all / seen };
+        let live = (live * all).checked_div(seen).unwrap_or(0);
         Fill { live, slots: self.slots() }
     }
 }
