@@ -8,7 +8,12 @@
 //!   other in the order in which they took effect: it must agree on every admission *and*
 //!   on every refusal, so a limiter that refuses everybody fails, too.
 
-#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test may fail loudly")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail loudly"
+)]
 
 mod support;
 
@@ -108,9 +113,14 @@ fn run(seed: u64) -> Outcome {
         if closing && states.iter().all(|state| matches!(state, Worker::Idle)) {
             break;
         }
-        // Mostly all at once, now and then a pause.
+        // Mostly all at once, now and then a pause; nobody takes a second for a request.
         if random.below(6) == 0 {
             now += random.below(bucket.interval * 2);
+            let begun = states.iter().filter_map(|state| match state {
+                Worker::Idle => None,
+                Worker::Reads(job) | Worker::Writes(job, _) => Some(job.now),
+            });
+            now = begun.map(|begun| begun + SECOND - 1).fold(now, Nanos::min);
         }
         let worker = random.below(workers as u64) as usize;
         let state = std::mem::replace(&mut states[worker], Worker::Idle);
@@ -139,7 +149,7 @@ fn run(seed: u64) -> Outcome {
                         refused += 1;
                         Worker::Idle
                     }
-                    // A cost of nothing from a full bucket.
+                    // A cost of nothing changes nothing.
                     Next::Done(Done::Stored(_)) => {
                         assert_eq!(job.cost, 0, "seed {seed}");
                         assert!(models[job.key].would_admit(&bucket, job.now, 0), "seed {seed}");
@@ -195,7 +205,10 @@ fn no_interleaving_admits_more_or_refuses_more_than_the_rule() {
         assert_eq!(outcome.counts.evicted_in_debt, 0, "seed {seed}");
     }
     // The runs were about something.
-    assert!(admitted > 100_000 && refused > 100_000 && retries > 100_000);
+    assert!(
+        admitted > 50_000 && refused > 50_000 && retries > 50_000,
+        "{admitted} {refused} {retries}"
+    );
 }
 
 #[test]

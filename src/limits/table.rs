@@ -34,6 +34,14 @@ pub const MAX_TRIES: u32 = 16;
 /// Fewest and most sets, as powers of two.
 const BITS: core::ops::RangeInclusive<u32> = 7..=20;
 
+/// A full bucket's entry is free only after this time: a worker that read the clock a moment
+/// ago must still find it.
+const GRACE: Nanos = 1_000_000_000;
+/// The share of an entry that owes nothing and is free.
+const FREE: u64 = 0;
+/// The share of an entry that owes nothing any more.
+const PAID: u64 = 1;
+
 const SECRET_KEY: &str = "ipwarden.limits.secret";
 const SECRET_BYTES: usize = 16;
 
@@ -323,8 +331,8 @@ impl Attempt {
             Operation::Refund(cost) => self.bucket.refund(arrival, self.now, cost),
             Operation::Reset => self.now,
         };
-        if place.is_none() && self.arrival <= self.now {
-            // A full bucket needs no entry.
+        if self.arrival == self.bucket.settle(arrival, self.now) {
+            // Nothing changed; a full bucket needs no entry.
             return Next::Done(Done::Stored(self.arrival));
         }
         let entry = Entry::new(self.place.tag, &self.bucket, self.arrival).encode();
@@ -332,10 +340,10 @@ impl Attempt {
             Some((at, _)) => at,
             // Somebody whose bucket is full again makes room; else a free place; else
             // whoever owes least.
-            None if least.0 == 0 => least.1,
+            None if least.0 == FREE => least.1,
             None if value.len() < WAYS * ENTRY_BYTES => value.len() / ENTRY_BYTES,
             None => {
-                counts.evicted_in_debt += 1;
+                counts.evicted_in_debt += u64::from(least.0 > PAID);
                 least.1
             }
         };
@@ -391,15 +399,15 @@ impl Entry {
     }
 
     /// How much of what it can owe it owes, in 65536ths, to a factor of two between limits
-    /// and exactly inside one; 0 only for nothing at all.
+    /// and exactly inside one. [`FREE`] and [`PAID`] are below every debt.
     const fn share(&self, now: Nanos) -> u64 {
         let debt = self.arrival.saturating_sub(now);
         if debt == 0 {
-            return 0;
+            return if self.arrival.saturating_add(GRACE) <= now { FREE } else { PAID };
         }
         let scale = self.word & 0x3f;
         let share = if scale > 16 { debt >> (scale - 16) } else { debt << (16 - scale) };
-        if share == 0 { 1 } else { share }
+        share.saturating_add(PAID + 1)
     }
 
     fn encode(self) -> [u8; ENTRY_BYTES] {
