@@ -8,7 +8,10 @@
 //! What this module does not do: it reads no environment (a [`Token`] may only name a
 //! variable) and knows nothing of Envoy (a missing [`Config::proxy`] is for the host to fill).
 
+mod identity;
 mod json;
+mod limits;
+mod matches;
 mod reader;
 mod sections;
 
@@ -16,20 +19,23 @@ use core::fmt;
 use core::time::Duration;
 
 use self::json::Json;
-use self::reader::{Errors, Section};
+use self::reader::{Errors, Field, Section};
 use crate::client_ip::Source;
+use crate::limits::policy::{MAX_PAYLOAD_BYTES, Policy};
+use crate::limits::{Limit, identity as verified};
 
+pub use self::limits::default_limits;
 pub use self::reader::ConfigError;
 
 /// Largest configuration read, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
-/// Sections that later versions read. Until then they are refused by name: a limit that is
+/// Sections that later versions read. Until then they are refused by name: a rule that is
 /// configured and not enforced would be worse than none.
-const LATER_SECTIONS: [&str; 5] = ["identity", "limits", "geo", "localize", "privacy"];
+const LATER_SECTIONS: [&str; 3] = ["geo", "localize", "privacy"];
 
 /// A checked configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Name of this proxy in records and in the fleet. `None`: the id of the Envoy node.
     pub proxy: Option<String>,
@@ -39,8 +45,29 @@ pub struct Config {
     pub client_ip: Source,
     /// How decisions are enforced.
     pub decisions: Decisions,
+    /// Where a verified identity comes from; the first source that yields one wins.
+    pub identity: Vec<verified::Source>,
+    /// How many requests a client may make, in the order of the configuration.
+    pub limits: Vec<Limit>,
+    /// The table of buckets.
+    pub limits_table: LimitsTable,
     /// What is recorded and how it is shipped.
     pub records: Records,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            proxy: None,
+            control_plane: None,
+            client_ip: Source::default(),
+            decisions: Decisions::default(),
+            identity: Vec::new(),
+            limits: default_limits(),
+            limits_table: LimitsTable::default(),
+            records: Records::default(),
+        }
+    }
 }
 
 /// How the control plane is reached.
@@ -98,6 +125,31 @@ pub enum OnStart {
     Closed,
 }
 
+/// The table of buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LimitsTable {
+    /// Keys that it holds, 1000 to 16 000 000: what its memory is fixed by.
+    pub keys: u32,
+    /// What happens to a request whose bucket other workers kept changing for as long as this
+    /// one tried.
+    pub on_contention: OnContention,
+}
+
+impl Default for LimitsTable {
+    fn default() -> Self {
+        Self { keys: 500_000, on_contention: OnContention::Refuse }
+    }
+}
+
+/// What happens to a request that could not be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnContention {
+    /// It is refused: a limit is never exceeded.
+    Refuse,
+    /// It passes.
+    Admit,
+}
+
 /// What is recorded and how it is shipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Records {
@@ -138,22 +190,51 @@ pub fn check(bytes: &[u8]) -> Result<Config, Vec<ConfigError>> {
     if errors.0.is_empty() { Ok(config) } else { Err(errors.0) }
 }
 
+/// Reads and checks one limit on its own, as in an item of `limits`. Places are relative to
+/// it. Whether its tiers have a token to come from only the plugin's configuration knows.
+///
+/// # Errors
+/// Every error found; never empty.
+pub fn check_limit(bytes: &[u8]) -> Result<Limit, Vec<ConfigError>> {
+    let mut errors = Errors::default();
+    let limit = parse(bytes, MAX_PAYLOAD_BYTES, &mut errors)
+        .and_then(|json| limits::limit(&Field { place: String::new(), value: &json }, &mut errors));
+    match limit {
+        Some(limit) if errors.0.is_empty() => Ok(limit),
+        _ => Err(errors.0),
+    }
+}
+
+/// Reads and checks the payload of a policy (see [`crate::limits::policy`]). An entry of
+/// `limits` with no other members than `name` and `mode` changes the mode only.
+///
+/// # Errors
+/// Every error found; never empty.
+pub fn check_policy(bytes: &[u8]) -> Result<Policy, Vec<ConfigError>> {
+    let mut errors = Errors::default();
+    let policy = parse(bytes, MAX_PAYLOAD_BYTES, &mut errors).and_then(|json| {
+        limits::policy(&Field { place: String::new(), value: &json }, &mut errors)
+    });
+    match policy {
+        Some(policy) if errors.0.is_empty() => Ok(policy),
+        _ => Err(errors.0),
+    }
+}
+
+fn parse(bytes: &[u8], max_bytes: usize, errors: &mut Errors) -> Option<Json> {
+    if bytes.len() > max_bytes {
+        errors.add("", format!("found {} bytes: expected at most {max_bytes}", bytes.len()));
+        return None;
+    }
+    serde_json::from_slice(bytes).map_err(|error| errors.add("", format!("not JSON: {error}"))).ok()
+}
+
 fn read(bytes: &[u8], errors: &mut Errors) -> Config {
     let mut config = Config::default();
-    if bytes.len() > MAX_CONFIG_BYTES {
-        errors.add("", format!("found {} bytes: expected at most {MAX_CONFIG_BYTES}", bytes.len()));
+    if bytes.len() <= MAX_CONFIG_BYTES && bytes.trim_ascii().is_empty() {
         return config;
     }
-    if bytes.trim_ascii().is_empty() {
-        return config;
-    }
-    let json: Json = match serde_json::from_slice(bytes) {
-        Ok(json) => json,
-        Err(error) => {
-            errors.add("", format!("not JSON: {error}"));
-            return config;
-        }
-    };
+    let Some(json) = parse(bytes, MAX_CONFIG_BYTES, errors) else { return config };
     let Some(mut root) = Section::open("", &json, errors) else { return config };
     if let Some(field) = root.take("proxy") {
         config.proxy = sections::proxy(&field, errors);
@@ -166,6 +247,15 @@ fn read(bytes: &[u8], errors: &mut Errors) -> Config {
     }
     if let Some(field) = root.take("decisions") {
         config.decisions = sections::decisions(&field, errors);
+    }
+    if let Some(field) = root.take("identity") {
+        config.identity = identity::sources(&field, errors);
+    }
+    if let Some(field) = root.take("limits") {
+        config.limits = limits::list(&field, &config.identity, errors);
+    }
+    if let Some(field) = root.take("limits_table") {
+        config.limits_table = limits::table(&field, errors);
     }
     if let Some(field) = root.take("records") {
         config.records = sections::records(&field, errors);

@@ -182,6 +182,31 @@ impl<'a> Field<'a> {
         None
     }
 
+    /// A whole number from 0 to 2^53, beyond which JSON numbers have gaps.
+    pub(super) fn counter(&self, errors: &mut Errors) -> Option<u64> {
+        const MAX: u64 = 1 << 53;
+        if let Json::Number(number) = self.value
+            && number.fract() == 0.0
+            && (0.0..=MAX as f64).contains(number)
+        {
+            return Some(*number as u64);
+        }
+        errors.add(
+            &self.place,
+            format!("found {}: expected a whole number from 0 to {MAX}", self.value.describe()),
+        );
+        None
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, errors: &mut Errors) -> Option<bool> {
+        if let Json::Bool(value) = self.value {
+            return Some(*value);
+        }
+        errors.add(&self.place, format!("found {}: expected true or false", self.value.describe()));
+        None
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(
         &self,
@@ -220,6 +245,56 @@ impl<'a> Field<'a> {
         }
         let field = |(at, value)| Field { place: format!("{}[{at}]", self.place), value };
         Some(items.iter().enumerate().map(field).collect())
+    }
+
+    /// One text, or the items of a list of at least one and at most `max`. What they are is
+    /// for the caller to check.
+    pub(super) fn one_or_more(&self, max: usize, errors: &mut Errors) -> Option<Vec<Field<'a>>> {
+        match self.value {
+            Json::Text(_) => Some(vec![Field { place: self.place.clone(), value: self.value }]),
+            Json::List(items) if items.is_empty() => {
+                errors.add(&self.place, "found an empty list: write a value or leave it out");
+                None
+            }
+            Json::List(_) => self.items(max, errors),
+            other => {
+                errors.add(
+                    &self.place,
+                    format!("found {}: expected a text or a list of texts", other.describe()),
+                );
+                None
+            }
+        }
+    }
+
+    /// The members of an object whose names are the operator's own, at most `max`. A name
+    /// that comes twice is an error.
+    pub(super) fn entries(
+        &self,
+        max: usize,
+        errors: &mut Errors,
+    ) -> Option<Vec<(&'a str, Field<'a>)>> {
+        let Json::Object(members) = self.value else {
+            errors.add(&self.place, format!("found {}: expected an object", self.value.describe()));
+            return None;
+        };
+        if members.len() > max {
+            errors.add(
+                &self.place,
+                format!("found {} members: expected at most {max}", members.len()),
+            );
+            return None;
+        }
+        let mut entries: Vec<(&str, Field<'_>)> = Vec::with_capacity(members.len());
+        for (name, value) in members {
+            let place = format!("{}.{}", self.place, printable(name));
+            if entries.iter().any(|(earlier, _)| earlier == name) {
+                errors.add(&place, "given more than once: keep one of them");
+            } else {
+                entries.push((name, Field { place, value }));
+            }
+        }
+        Some(entries)
     }
 
     /// A list of at least one and at most `max` networks. Bad items are left out, each with

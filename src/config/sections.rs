@@ -3,6 +3,8 @@
 
 use core::time::Duration;
 
+use ipnet::IpNet;
+
 use super::json::{Json, printable};
 use super::reader::{Errors, Field, Section};
 use super::{ControlPlane, Decisions, OnStart, Records, Token};
@@ -10,11 +12,11 @@ use crate::client_ip::{ForwardingHeader, MAX_ENTRIES, Source};
 use crate::record::bounds;
 
 /// Longest name of a cluster, authority, environment variable or header.
-const MAX_NAME_BYTES: usize = 255;
+pub(super) const MAX_NAME_BYTES: usize = 255;
 const MAX_TOKEN_BYTES: usize = 1_024;
 const MAX_CONTACT_BYTES: usize = 512;
 /// Every request is compared with every network and path prefix.
-const MAX_NETWORKS: usize = 256;
+pub(super) const MAX_NETWORKS: usize = 256;
 const MAX_PATHS: usize = 256;
 
 pub(super) fn proxy(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
@@ -153,11 +155,9 @@ fn trusted_proxies(section: &mut Section<'_>, errors: &mut Errors) -> Option<Sou
 
 fn single_header(section: &mut Section<'_>, errors: &mut Errors) -> Option<Source> {
     let name = match section.take("name") {
-        Some(field) => field.text(MAX_NAME_BYTES, errors).and_then(|name| {
-            let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-            let expected = "a header name (letters, digits, - and _)";
-            checked(name, word, &field, expected, errors).map(|name| name.to_ascii_lowercase())
-        }),
+        Some(field) => {
+            field.text(MAX_NAME_BYTES, errors).and_then(|name| header_name(name, &field, errors))
+        }
         None => {
             errors.add(
                 &section.path("name"),
@@ -167,18 +167,28 @@ fn single_header(section: &mut Section<'_>, errors: &mut Errors) -> Option<Sourc
             None
         }
     };
-    let trusted_peers = match section.take("trusted_peers") {
-        Some(field) => field.networks(MAX_NETWORKS, errors),
-        None => {
-            errors.add(
-                &section.path("trusted_peers"),
-                "missing: list the networks of the peers that may set the header, such as \
-                 [\"10.0.0.0/8\"]",
-            );
-            None
-        }
-    };
+    let trusted_peers = trusted_peers(section, errors);
     Some(Source::Header { name: name?, trusted_peers: trusted_peers? })
+}
+
+/// The peers that may set a header.
+pub(super) fn trusted_peers(section: &mut Section<'_>, errors: &mut Errors) -> Option<Vec<IpNet>> {
+    let Some(field) = section.take("trusted_peers") else {
+        errors.add(
+            &section.path("trusted_peers"),
+            "missing: list the networks of the peers that may set the header, such as \
+             [\"10.0.0.0/8\"]",
+        );
+        return None;
+    };
+    field.networks(MAX_NETWORKS, errors)
+}
+
+/// A header's name, in lower case.
+pub(super) fn header_name(name: &str, field: &Field<'_>, errors: &mut Errors) -> Option<String> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let expected = "a header name (letters, digits, - and _)";
+    checked(name, word, field, expected, errors).map(|name| name.to_ascii_lowercase())
 }
 
 pub(super) fn decisions(field: &Field<'_>, errors: &mut Errors) -> Decisions {
@@ -266,7 +276,7 @@ fn paths(field: &Field<'_>, errors: &mut Errors) -> Vec<String> {
 }
 
 /// The text, if every byte of it fits.
-fn checked(
+pub(super) fn checked(
     text: &str,
     fits: impl Fn(u8) -> bool,
     field: &Field<'_>,
@@ -281,6 +291,6 @@ fn checked(
 }
 
 /// Visible ASCII: what may stand in a header value or a path without escaping.
-const fn is_graphic(byte: u8) -> bool {
+pub(super) const fn is_graphic(byte: u8) -> bool {
     byte.is_ascii_graphic()
 }

@@ -7,14 +7,14 @@ use crate::client_ip::ForwardingHeader;
 
 /// The errors of a configuration, one line each.
 #[track_caller]
-fn refused(json: &str, expected: &[&str]) {
+pub(super) fn refused(json: &str, expected: &[&str]) {
     let errors = check(json.as_bytes()).expect_err(json);
     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(lines, expected, "{json}");
 }
 
 #[track_caller]
-fn accepted(json: &str) -> Config {
+pub(super) fn accepted(json: &str) -> Config {
     check(json.as_bytes()).expect(json)
 }
 
@@ -43,6 +43,7 @@ fn every_setting_is_read() {
           "client_ip": {"source": "trusted_proxies", "proxies": ["10.0.0.0/8", "::ffff:192.0.2.1"],
                         "header": "forwarded", "max_hops": 3},
           "decisions": {"on_start": "closed", "refuse_status": 451, "contact": "mailto:help@example.com"},
+          "identity": [], "limits": [], "limits_table": {"keys": 1000, "on_contention": "admit"},
           "records": {"max_batch": 5000.0, "max_age": "250ms", "buffer_bytes": 65536, "sample": 10,
                       "sensitive_paths": [], "skip_paths": ["/healthz"]}
         }"#,
@@ -66,6 +67,9 @@ fn every_setting_is_read() {
                 refuse_status: 451,
                 contact: Some("mailto:help@example.com".to_owned()),
             },
+            identity: Vec::new(),
+            limits: Vec::new(),
+            limits_table: LimitsTable { keys: 1_000, on_contention: OnContention::Admit },
             records: Records {
                 max_batch: 5_000,
                 max_age: Duration::from_millis(250),
@@ -129,7 +133,8 @@ fn unknown_and_repeated_settings_are_errors() {
         r#"{"recrods": {}, "x": 1}"#,
         &[
             "recrods: unknown setting: did you mean 'records'?",
-            "x: unknown setting: expected 'proxy', 'control_plane', 'client_ip', 'decisions' or 'records'",
+            "x: unknown setting: expected 'proxy', 'control_plane', 'client_ip', 'decisions', \
+             'identity', 'limits', 'limits_table' or 'records'",
         ],
     );
     refused(
@@ -150,8 +155,8 @@ fn sections_of_later_versions_are_refused_by_name() {
     let version = crate::VERSION;
     let line = |name: &str| format!("{name}: not supported by ipwarden {version}: remove it");
     refused(
-        r#"{"limits": [], "geo": {}, "privacy": {}, "identity": [], "localize": []}"#,
-        &[&line("identity"), &line("limits"), &line("geo"), &line("localize"), &line("privacy")],
+        r#"{"geo": {}, "privacy": {}, "localize": []}"#,
+        &[&line("geo"), &line("localize"), &line("privacy")],
     );
 }
 

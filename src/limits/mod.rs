@@ -6,8 +6,10 @@
 //! | [`gcra`] | the arithmetic of a token bucket, in integers |
 //! | [`table`] | the bounded table of buckets in shared data |
 //! | [`matching`] | which limits a request falls under |
+//! | `path` | the path as a server will most likely understand it |
 //! | [`identity`] | who the client is, from verified sources only |
 //! | [`policy`] | changes that the control plane makes to the configured limits: their message |
+//! | `json` | a limit as the configuration writes it |
 //! | [`limiter`] | one request through all of the above |
 //!
 //! # Which limits apply
@@ -20,8 +22,10 @@
 
 pub mod gcra;
 pub mod identity;
+mod json;
 pub mod limiter;
 pub mod matching;
+mod path;
 pub mod policy;
 pub mod table;
 
@@ -219,4 +223,6 @@ pub struct Standing<'a> {
     /// Whole seconds, rounded up, until there is one more; of a refused request until the
     /// same request would be admitted.
     pub reset_seconds: u32,
+    /// Whether this limit refuses the request.
+    pub violated: bool,
 }
