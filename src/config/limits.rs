@@ -8,7 +8,7 @@ use super::reader::{Errors, Field, Section};
 use super::sections::{MAX_NAME_BYTES, MAX_NETWORKS, header_name};
 use super::{LimitsTable, OnContention, identity, matches};
 use crate::address;
-use crate::limits::identity::Source;
+use crate::limits::identity::{MAX_IDENTITY_BYTES, Source};
 use crate::limits::policy::{MAX_RESETS, Override, Policy, Reset};
 use crate::limits::{
     Apply, Cost, Exempt, GrpcStatus, Key, Limit, MAX_APPLIED, MAX_LIMITS,
@@ -21,8 +21,6 @@ const MAX_TIER_BYTES: usize = 64;
 /// Ranges of statuses with a cost of their own.
 const MAX_STATUS_COSTS: usize = 32;
 const MAX_IDENTITIES: usize = 256;
-/// Longest identity: what [`crate::limits::identity`] yields.
-const MAX_IDENTITY_BYTES: usize = 256;
 /// Longest key of a reset: an identity and the word before it.
 const MAX_RESET_KEY_BYTES: usize = MAX_IDENTITY_BYTES + 16;
 

@@ -314,3 +314,44 @@ impl fmt::Display for PatternError {
 }
 
 impl core::error::Error for PatternError {}
+
+/// Requests for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use core::cell::Cell;
+
+    use super::{Attributes, HeaderSource};
+
+    /// Header lines: name and value.
+    pub(crate) struct Lines<'a>(pub(crate) &'a [(&'a str, &'a [u8])]);
+
+    impl HeaderSource for Lines<'_> {
+        fn each(&self, name: &[u8], visit: &mut dyn FnMut(&[u8])) {
+            for (line, value) in self.0 {
+                if line.as_bytes() == name {
+                    visit(value);
+                }
+            }
+        }
+    }
+
+    /// Properties: path and value, and how often one was asked for.
+    pub(crate) struct Properties<'a> {
+        values: &'a [(&'a [u8], &'a [u8])],
+        pub(crate) asked: Cell<u32>,
+    }
+
+    impl<'a> Properties<'a> {
+        pub(crate) const fn new(values: &'a [(&'a [u8], &'a [u8])]) -> Self {
+            Self { values, asked: Cell::new(0) }
+        }
+    }
+
+    impl Attributes for Properties<'_> {
+        fn attribute(&self, path: &[u8]) -> Option<Vec<u8>> {
+            self.asked.set(self.asked.get() + 1);
+            let (_, value) = self.values.iter().find(|(name, _)| *name == path)?;
+            Some(value.to_vec())
+        }
+    }
+}
