@@ -289,7 +289,13 @@ impl Engine {
                     400..=499 if status != 408 && status != 429 => PollAnswer::Refused,
                     _ => PollAnswer::Failed,
                 };
-                Event::Polled(self.replicator.answered(id, now_us / 1_000, shared, answer))
+                Event::Polled(self.replicator.answered(
+                    id,
+                    now_us / 1_000,
+                    shared,
+                    answer,
+                    &mut |_, _, _| None,
+                ))
             }
             CallId::Ship(ticket) => {
                 let answer = ShipAnswer::from_status(status);

@@ -19,6 +19,7 @@ use std::net::IpAddr;
 
 use ipwarden::decisions::replica::{Answer, Follower, Outcome, Poll, Refresh, Replicator};
 use ipwarden::decisions::{Change, Entry, NEVER, Revision, Tier, wire};
+use ipwarden::shared::SharedData;
 use ipwarden::shared::testing::MemoryShared;
 use support::Random;
 
@@ -109,6 +110,11 @@ impl ControlPlane {
             .map(|entry| (entry.tier, entry.target.prefix_len()))
             .min_by_key(|&(tier, len)| (tier, std::cmp::Reverse(len)))
     }
+}
+
+/// Limits have tests of their own.
+fn no_policy(_: &mut dyn SharedData, _: &[u8], _: u64) -> Option<u64> {
+    None
 }
 
 struct Worker {
@@ -228,14 +234,25 @@ impl World {
                     Answer::Message(body)
                 }
             };
-            worker.replicator.answered(poll.id, self.now_ms, &mut self.shared, answer);
+            worker.replicator.answered(
+                poll.id,
+                self.now_ms,
+                &mut self.shared,
+                answer,
+                &mut no_policy,
+            );
             return;
         }
         let answer = body.as_deref().map_or(Answer::Unchanged, Answer::Message);
         let copies = if faults && self.random.chance(10) { 2 } else { 1 };
         for _ in 0..copies {
-            let outcome =
-                worker.replicator.answered(poll.id, self.now_ms, &mut self.shared, answer);
+            let outcome = worker.replicator.answered(
+                poll.id,
+                self.now_ms,
+                &mut self.shared,
+                answer,
+                &mut no_policy,
+            );
             match outcome {
                 Outcome::Snapshot(_) => self.snapshots += 1,
                 Outcome::Delta(_) => self.deltas += 1,
@@ -350,7 +367,13 @@ fn a_snapshot_whose_frames_are_not_in_order_is_thrown_away() {
     let mut shared = MemoryShared::default();
     let mut worker = Worker::new(&mut Random(11), &mut shared);
     let poll = worker.replicator.tick(5_000, &mut shared).unwrap();
-    let outcome = worker.replicator.answered(poll.id, 5_000, &mut shared, Answer::Message(&body));
+    let outcome = worker.replicator.answered(
+        poll.id,
+        5_000,
+        &mut shared,
+        Answer::Message(&body),
+        &mut no_policy,
+    );
     assert_eq!(outcome, Outcome::Bad(wire::DecodeError::Unsorted));
     assert_eq!(worker.follower.refresh(&mut shared, u32::MAX), Refresh::UpToDate);
     assert_eq!(worker.follower.revision(), None);
@@ -405,7 +428,7 @@ fn a_refused_poll_waits_longer_than_a_failed_one_and_never_spins() {
                 now_ms += 50;
             };
             pauses.push(now_ms - asked_ms);
-            leader.answered(poll.id, now_ms, &mut shared, answer);
+            leader.answered(poll.id, now_ms, &mut shared, answer, &mut no_policy);
         }
         assert!(pauses[1..].iter().all(|&pause| pause >= 100), "{pauses:?}");
         assert!(
@@ -430,7 +453,7 @@ fn a_set_in_shared_data_survives_an_unreadable_message() {
     plane.snapshot_at = plane.number() as usize;
     let poll = worker.replicator.tick(5_000, &mut shared).unwrap();
     let body = plane.answer(poll.after).unwrap();
-    worker.replicator.answered(poll.id, 5_000, &mut shared, Answer::Message(&body));
+    worker.replicator.answered(poll.id, 5_000, &mut shared, Answer::Message(&body), &mut no_policy);
     assert!(matches!(worker.follower.refresh(&mut shared, u32::MAX), Refresh::Applied(_)));
     let before = worker.follower.revision();
     let mut future = body.clone();
@@ -447,8 +470,13 @@ fn a_set_in_shared_data_survives_an_unreadable_message() {
                 break poll;
             }
         };
-        let outcome =
-            worker.replicator.answered(poll.id, now_ms, &mut shared, Answer::Message(bad));
+        let outcome = worker.replicator.answered(
+            poll.id,
+            now_ms,
+            &mut shared,
+            Answer::Message(bad),
+            &mut no_policy,
+        );
         assert!(format!("{outcome:?}").contains(name), "{outcome:?}");
         assert_eq!(worker.follower.refresh(&mut shared, u32::MAX), Refresh::UpToDate);
         assert_eq!(worker.follower.revision(), before);

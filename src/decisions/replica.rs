@@ -3,6 +3,7 @@
 //! ```text
 //! control plane ──long poll──► leader ──► <ns>.snap.<slot>.<i>   frames of a snapshot
 //!                                    ├──► <ns>.log.<slot>.<k>    frames of deltas since
+//!                                    ├──► <ns>.policy           changes to limits
 //!                                    └──► <ns>.head              what is valid (written last)
 //!                        every worker ◄── head, on its tick ──► own compiled table
 //! ```
@@ -22,6 +23,7 @@ use crate::bytes::Reader as Bytes;
 use crate::decisions::table::{Builder, Table};
 use crate::decisions::wire::{self, DecodeError, Kind};
 use crate::decisions::{Change, Entry, Revision};
+use crate::limits::policy;
 use crate::shared::{Cas, SharedData, SharedError};
 
 /// How long a lease lasts without being renewed.
@@ -54,6 +56,7 @@ struct Keys {
     head: String,
     lease: String,
     repair: String,
+    policy: String,
 }
 
 impl Keys {
@@ -63,6 +66,7 @@ impl Keys {
             head: format!("{namespace}.head"),
             lease: format!("{namespace}.lease"),
             repair: format!("{namespace}.repair"),
+            policy: format!("{namespace}.policy"),
         }
     }
 
@@ -92,10 +96,15 @@ struct Head {
     log_bytes: u64,
     /// Revision after the log.
     number: u64,
+    /// Number of the last policy that arrived, 0 for none; the last one that could be used is
+    /// in its key.
+    policy: u64,
+    /// Number of the last reset of a bucket that was done.
+    resets: u64,
 }
 
 const HEAD_MAGIC: [u8; 4] = *b"IPWH";
-const HEAD_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 2;
 
 impl Head {
     const fn slot(&self) -> u32 {
@@ -107,7 +116,7 @@ impl Head {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(72);
+        let mut out = Vec::with_capacity(88);
         out.extend_from_slice(&HEAD_MAGIC);
         out.push(HEAD_VERSION);
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -119,6 +128,8 @@ impl Head {
         out.extend_from_slice(&self.last_chunk_bytes.to_le_bytes());
         out.extend_from_slice(&self.log_bytes.to_le_bytes());
         out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.policy.to_le_bytes());
+        out.extend_from_slice(&self.resets.to_le_bytes());
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
@@ -141,6 +152,8 @@ impl Head {
             last_chunk_bytes: reader.u32().ok()?,
             log_bytes: reader.u64().ok()?,
             number: reader.u64().ok()?,
+            policy: reader.u64().ok()?,
+            resets: reader.u64().ok()?,
         };
         let crc = reader.u32().ok()?;
         (reader.is_empty() && crc == crc32fast::hash(covered)).then_some(head)
@@ -154,7 +167,14 @@ pub struct Poll {
     pub id: u64,
     /// The revision that is held; `None` asks for a snapshot at once.
     pub after: Option<Revision>,
+    /// Number of the policy that is held, 0 for none.
+    pub policy: u64,
 }
+
+/// Reads a policy's payload and does the resets in it that are newer than the number given,
+/// before any worker sees the policy. Returns the number of its last reset; `None` for a
+/// policy that can't be used.
+pub type TakePolicy<'a> = &'a mut dyn FnMut(&mut dyn SharedData, &[u8], u64) -> Option<u64>;
 
 /// What came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +205,8 @@ pub enum Outcome {
     },
     /// The message was bad and is thrown away.
     Bad(DecodeError),
+    /// The same for the part about limits.
+    BadPolicy(policy::DecodeError),
     /// Another worker leads now, or wrote in between; the answer is thrown away.
     Superseded,
     /// The answer belongs to no poll of ours.
@@ -210,6 +232,7 @@ pub struct Replicator {
     backoff: Backoff,
     want_snapshot: bool,
     takeovers: u64,
+    policies_refused: u64,
     scratch: Vec<u8>,
 }
 
@@ -228,6 +251,7 @@ impl Replicator {
             backoff: Backoff::new(BACKOFF_MS.0, id),
             want_snapshot: false,
             takeovers: 0,
+            policies_refused: 0,
             scratch: Vec::new(),
         }
     }
@@ -256,6 +280,12 @@ impl Replicator {
     #[must_use]
     pub const fn takeovers(&self) -> u64 {
         self.takeovers
+    }
+
+    /// How many policies arrived that could not be used.
+    #[must_use]
+    pub const fn policies_refused(&self) -> u64 {
+        self.policies_refused
     }
 
     /// To be called often (every tick). Returns a poll that has to be sent now, to be
@@ -291,12 +321,9 @@ impl Replicator {
         }
         self.polls += 1;
         self.poll = PollState::InFlight { id: self.polls, since_ms: now_ms };
-        let after = if self.want_snapshot {
-            None
-        } else {
-            self.read_head(shared).ok().and_then(|(head, _)| head).map(|head| head.revision())
-        };
-        Some(Poll { id: self.polls, after })
+        let head = self.read_head(shared).ok().and_then(|(head, _)| head);
+        let after = head.filter(|_| !self.want_snapshot).map(|head| head.revision());
+        Some(Poll { id: self.polls, after, policy: head.map_or(0, |head| head.policy) })
     }
 
     /// Takes the answer to the poll `id`.
@@ -306,13 +333,14 @@ impl Replicator {
         now_ms: u64,
         shared: &mut dyn SharedData,
         answer: Answer<'_>,
+        take_policy: TakePolicy<'_>,
     ) -> Outcome {
         let since_ms = match self.poll {
             PollState::InFlight { id: waited_for, since_ms } if waited_for == id => since_ms,
             _ => return Outcome::Unexpected,
         };
         let outcome = match answer {
-            Answer::Message(bytes) => self.take_message(now_ms, shared, bytes),
+            Answer::Message(bytes) => self.take_message(now_ms, shared, bytes, take_policy),
             Answer::Unchanged => Outcome::Unchanged,
             Answer::Refused => Outcome::Unreachable { refused: true },
             Answer::Failed => Outcome::Unreachable { refused: false },
@@ -331,7 +359,7 @@ impl Replicator {
                 let longest = if refused { BACKOFF_REFUSED_MS } else { BACKOFF_MS.1 };
                 self.backoff.fail(longest)
             }
-            Outcome::Bad(_) => self.backoff.fail(BACKOFF_MS.1),
+            Outcome::Bad(_) | Outcome::BadPolicy(_) => self.backoff.fail(BACKOFF_MS.1),
             Outcome::Superseded | Outcome::Unexpected => self.backoff.spread(LEASE_CHECK_MS),
         };
         self.poll = PollState::Idle { not_before_ms: now_ms + pause_ms };
@@ -397,10 +425,21 @@ impl Replicator {
         Ok((Head::decode(&self.scratch), cas))
     }
 
-    fn take_message(&mut self, now_ms: u64, shared: &mut dyn SharedData, bytes: &[u8]) -> Outcome {
-        let (message, then) = match wire::decode_body(bytes) {
+    fn take_message(
+        &mut self,
+        now_ms: u64,
+        shared: &mut dyn SharedData,
+        bytes: &[u8],
+        take_policy: TakePolicy<'_>,
+    ) -> Outcome {
+        let body = match wire::decode_body(bytes) {
             Ok(body) => body,
             Err(error) => return Outcome::Bad(error),
+        };
+        let policy = match (!body.rest.is_empty()).then(|| policy::decode(body.rest)).transpose() {
+            Ok(policy) => policy,
+            Err(policy::DecodeError::NotLimits) => return Outcome::Bad(DecodeError::NotDecisions),
+            Err(error) => return Outcome::BadPolicy(error),
         };
         // We may have slept past the lease; only its holder writes.
         self.check_lease(now_ms, shared);
@@ -408,32 +447,38 @@ impl Replicator {
             return Outcome::Superseded;
         }
         let Ok((head, cas)) = self.read_head(shared) else { return Outcome::Superseded };
-        let written = match (message.header.kind, head) {
-            (Kind::Snapshot, _) => {
-                self.write_snapshot(shared, &message, head).and_then(|head| match &then {
+        let kind = body.message.as_ref().map(|message| message.header.kind);
+        let written = match (&body.message, head) {
+            (None, Some(head)) => Ok(head),
+            (Some(message), _) if message.header.kind == Kind::Snapshot => {
+                self.write_snapshot(shared, message, head).and_then(|head| match &body.then {
                     Some(delta) => self.append_delta(shared, delta, head),
                     None => Ok(head),
                 })
             }
-            (Kind::Delta, Some(head))
+            (Some(message), Some(head))
                 if head.epoch == message.header.revision.epoch
                     && head.number == message.header.base =>
             {
-                self.append_delta(shared, &message, head)
+                self.append_delta(shared, message, head)
             }
             // Not a step from where we are: ask for everything.
-            (Kind::Delta, _) => {
+            (Some(_) | None, _) => {
                 self.want_snapshot = true;
                 return Outcome::Superseded;
             }
         };
+        let written = written.and_then(|head| match &policy {
+            Some(policy) => self.write_policy(shared, policy, head, take_policy),
+            None => Ok(head),
+        });
         // The head is written last: only now does anybody look at the rest.
         let published = written.and_then(|next| {
             shared.set(&self.keys.head, &next.encode(), cas)?;
             Ok(next)
         });
         match published {
-            Ok(next) if message.header.kind == Kind::Snapshot => {
+            Ok(next) if kind == Some(Kind::Snapshot) => {
                 self.want_snapshot = false;
                 Outcome::Snapshot(next.revision())
             }
@@ -444,6 +489,27 @@ impl Replicator {
             Err(WriteError::Decode(error)) => Outcome::Bad(error),
             Err(WriteError::Shared) => Outcome::Superseded,
         }
+    }
+
+    /// Writes a policy. One that can't be used is not asked for again: its number is noted
+    /// and the one before stays in force.
+    fn write_policy(
+        &mut self,
+        shared: &mut dyn SharedData,
+        policy: &policy::Message<'_>,
+        head: Head,
+        take: TakePolicy<'_>,
+    ) -> Result<Head, WriteError> {
+        let mut next = Head { policy: policy.number, ..head };
+        match take(shared, policy.payload, head.resets) {
+            Some(resets) => {
+                let message = policy::encode(policy.number, policy.payload);
+                shared.set(&self.keys.policy, &message, None)?;
+                next.resets = resets;
+            }
+            None => self.policies_refused += 1,
+        }
+        Ok(next)
     }
 
     /// Writes the frames of a snapshot into the slot that is not in use; returns the head
@@ -482,6 +548,11 @@ impl Replicator {
             last_chunk_bytes: 0,
             log_bytes: 0,
             number: message.header.revision.number,
+            // Another control plane numbers its policies and resets on its own.
+            policy: head.map_or(0, |head| head.policy),
+            resets: head
+                .filter(|head| head.epoch == message.header.revision.epoch)
+                .map_or(0, |head| head.resets),
         };
         for frame in &message.frames {
             shared.set(&self.keys.snapshot(next.slot(), frame.index), frame.bytes, None)?;
@@ -610,6 +681,10 @@ pub struct Follower {
     /// The head as last read: equal bytes mean nothing to do.
     seen: Vec<u8>,
     loading: Option<Loading>,
+    /// The policy that the head named last, and the one that was handed over last.
+    policy_seen: u64,
+    policy_taken: Option<u64>,
+    policy: Option<Vec<u8>>,
     scratch: Vec<u8>,
     changes: Vec<Change>,
 }
@@ -641,9 +716,17 @@ impl Follower {
             tainted: false,
             seen: Vec::new(),
             loading: None,
+            policy_seen: 0,
+            policy_taken: None,
+            policy: None,
             scratch: Vec::new(),
             changes: Vec::new(),
         }
+    }
+
+    /// The payload of a policy that came since the last call.
+    pub const fn take_policy(&mut self) -> Option<Vec<u8>> {
+        self.policy.take()
     }
 
     /// The table as it stands.
@@ -669,6 +752,7 @@ impl Follower {
         }
         let Some(head) = Head::decode(&self.scratch) else { return Refresh::UpToDate };
         core::mem::swap(&mut self.seen, &mut self.scratch);
+        self.look_for_policy(shared, &head);
         match self.catch_up(shared, head, frames) {
             Ok(refresh) => refresh,
             Err(Damage) => {
@@ -686,6 +770,23 @@ impl Follower {
                 let _ = shared.set(&self.keys.repair, &head.generation.to_le_bytes(), None);
                 Refresh::Damaged
             }
+        }
+    }
+
+    /// Reads the policy where the head names another one than before. What can't be read is
+    /// tried again with the next head; the policy in force stays.
+    fn look_for_policy(&mut self, shared: &mut dyn SharedData, head: &Head) {
+        if head.policy == self.policy_seen
+            || shared.get(&self.keys.policy, &mut self.scratch).is_err()
+        {
+            return;
+        }
+        self.policy_seen = head.policy;
+        if let Ok(message) = policy::decode(&self.scratch)
+            && self.policy_taken != Some(message.number)
+        {
+            self.policy_taken = Some(message.number);
+            self.policy = Some(message.payload.to_vec());
         }
     }
 

@@ -214,23 +214,44 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     if rest.is_empty() { Ok(message) } else { Err(DecodeError::Malformed) }
 }
 
+/// What the body of an answer holds of decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// A snapshot or a delta.
+    pub message: Option<Message<'a>>,
+    /// The delta from that snapshot to the present.
+    pub then: Option<Message<'a>>,
+    /// What follows: a message about limits, or nothing.
+    pub rest: &'a [u8],
+}
+
 /// Reads the body of an answer: one message, or a snapshot followed by the delta that leads
 /// from it to the present (so that a control plane need not encode a snapshot for each
-/// revision, and nobody ever sees an older set than before).
+/// revision, and nobody ever sees an older set than before), or none; then whatever does not
+/// start as a message of decisions.
 ///
 /// # Errors
 /// A [`DecodeError`]; nothing of a bad body is used.
-pub fn decode_body(bytes: &[u8]) -> Result<(Message<'_>, Option<Message<'_>>), DecodeError> {
-    let (first, rest) = decode_first(bytes)?;
-    if rest.is_empty() {
-        return Ok((first, None));
+pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
+    let mut body = Body { message: None, then: None, rest: bytes };
+    if bytes.starts_with(&MAGIC) {
+        let (first, rest) = decode_first(bytes)?;
+        (body.message, body.rest) = (Some(first), rest);
     }
-    let second = decode(rest)?;
-    let follows = first.header.kind == Kind::Snapshot
-        && second.header.kind == Kind::Delta
-        && second.header.revision.epoch == first.header.revision.epoch
-        && second.header.base == first.header.revision.number;
-    if follows { Ok((first, Some(second))) } else { Err(DecodeError::Malformed) }
+    if let Some(first) = &body.message
+        && body.rest.starts_with(&MAGIC)
+    {
+        let (second, rest) = decode_first(body.rest)?;
+        let follows = first.header.kind == Kind::Snapshot
+            && second.header.kind == Kind::Delta
+            && second.header.revision.epoch == first.header.revision.epoch
+            && second.header.base == first.header.revision.number;
+        if !follows {
+            return Err(DecodeError::Malformed);
+        }
+        (body.then, body.rest) = (Some(second), rest);
+    }
+    if bytes.is_empty() { Err(DecodeError::NotDecisions) } else { Ok(body) }
 }
 
 fn decode_first(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), DecodeError> {
@@ -638,19 +659,26 @@ mod tests {
         let delta = encode_delta(12, later, 1, &[]);
         assert_eq!(decode(&delta).unwrap().frames.len(), 1, "an empty step still has a frame");
         let both = [snapshot.clone(), delta.clone()].concat();
-        let (first, second) = decode_body(&both).unwrap();
-        assert_eq!((first.header.revision, second.unwrap().header.revision), (REVISION, later));
-        assert!(decode_body(&snapshot).unwrap().1.is_none());
+        let body = decode_body(&both).unwrap();
+        let revision = |message: Option<Message<'_>>| message.map(|m| m.header.revision);
+        assert_eq!((revision(body.message), revision(body.then)), (Some(REVISION), Some(later)));
+        assert_eq!(decode_body(&snapshot).unwrap().then, None);
+        let followed = [both.clone(), b"IPWLimits".to_vec()].concat();
+        assert_eq!(decode_body(&followed).unwrap().rest, b"IPWLimits");
+        let alone = decode_body(b"IPWL").unwrap();
+        assert_eq!((alone.message, alone.rest), (None, &b"IPWL"[..]));
+        assert_eq!(decode_body(b""), Err(DecodeError::NotDecisions));
         for wrong in [
             [delta.clone(), snapshot.clone()].concat(),
             [snapshot.clone(), encode_delta(13, later, 1, &[])].concat(),
             [snapshot.clone(), encode_delta(12, Revision { epoch: 1, number: 15 }, 1, &[])]
                 .concat(),
             [snapshot.clone(), snapshot.clone()].concat(),
-            [both.clone(), delta].concat(),
         ] {
             assert_eq!(decode_body(&wrong), Err(DecodeError::Malformed));
         }
+        let third = [both.clone(), delta].concat();
+        assert!(!decode_body(&third).unwrap().rest.is_empty(), "no message of ours comes third");
     }
 
     #[test]
