@@ -196,7 +196,7 @@ impl Engine {
 
     /// What the client of a refused request is told; `None` for an admitted one.
     #[must_use]
-    pub const fn refusal(&self, judgement: Judgement) -> Option<Refusal> {
+    pub const fn refusal(&self, judgement: Judgement) -> Option<Refusal<'static>> {
         match judgement {
             Judgement::Admit => None,
             Judgement::Block(id) => Some(Refusal::blocked(self.config.decisions.refuse_status, id)),

@@ -2,12 +2,15 @@
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use super::*;
+use core::time::Duration;
 
-const BLOCKED: Refusal = Refusal::blocked(403, 17);
+use super::*;
+use crate::limits::Rate;
+
+const BLOCKED: Refusal<'static> = Refusal::blocked(403, 17);
 const CONTACT: Option<&str> = Some("https://example.com/help?a=1&b=2");
 
-fn body(refusal: &Refusal, accept: &str, contact: Option<&str>) -> String {
+fn body(refusal: &Refusal<'_>, accept: &str, contact: Option<&str>) -> String {
     String::from_utf8(respond(refusal, accept.as_bytes(), b"", contact).body).unwrap()
 }
 
@@ -158,6 +161,237 @@ fn grpc_clients_get_a_grpc_status() {
     assert_eq!((GrpcStatus::PermissionDenied as u8, GrpcStatus::Unavailable as u8), (7, 14));
     for other in [&b"application/grpc-web"[..], b"application/grpcx", b"application/json", b""] {
         assert_eq!(respond(&BLOCKED, b"", other, None).grpc_status, None);
+    }
+}
+
+const LOGIN: Standing<'static> = Standing {
+    name: "login",
+    rate: Rate::new(5, Duration::from_secs(60)),
+    remaining: 0,
+    reset_seconds: 12,
+    violated: true,
+};
+const API: Standing<'static> = Standing {
+    name: "api_v1-all",
+    rate: Rate { requests: 100, per: Duration::from_secs(3_600), burst: 120 },
+    remaining: 119,
+    reset_seconds: 36,
+    violated: false,
+};
+const EXHAUSTED: limits::GrpcStatus = limits::GrpcStatus::ResourceExhausted;
+
+#[test]
+fn a_refusal_by_a_limit_names_it_and_when_to_come_back() {
+    let standings = [LOGIN, API];
+    let refusal = Refusal::limited(&standings, EXHAUSTED);
+    let response = respond(&refusal, b"", b"", CONTACT);
+    assert_eq!(response.status, 429);
+    assert_eq!(response.grpc_status, None);
+    let headers: Vec<(&str, &str)> =
+        response.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    assert_eq!(
+        headers,
+        [
+            ("content-type", "application/problem+json"),
+            ("cache-control", "no-store"),
+            ("vary", "accept"),
+            ("x-content-type-options", "nosniff"),
+            ("retry-after", "12"),
+            ("ratelimit-policy", "\"login\";q=5;w=60, \"api_v1-all\";q=100;w=3600"),
+            ("ratelimit", "\"login\";r=0;t=12, \"api_v1-all\";r=119;t=36"),
+        ]
+    );
+    assert_eq!(
+        String::from_utf8(response.body).unwrap(),
+        "{\"contact\":\"https://example.com/help?a=1&b=2\",\
+         \"detail\":\"Please try again in 12 seconds.\",\"status\":429,\
+         \"title\":\"Too many requests\",\
+         \"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",\
+         \"violated-policies\":[\"login\"]}\n"
+    );
+    assert_eq!(
+        body(&refusal, "text/plain", None),
+        "Too many requests. Please try again in 12 seconds.\n"
+    );
+}
+
+#[test]
+fn the_page_says_in_words_when_to_come_back() {
+    let standings = [Standing { reset_seconds: 3_500, ..LOGIN }];
+    let page = body(&Refusal::limited(&standings, EXHAUSTED), "text/html", CONTACT);
+    let (head, main) = page.split_once("<body>").unwrap();
+    assert!(head.contains("<title>Too many requests</title>"), "{head}");
+    assert_eq!(
+        main,
+        "\n<main>\n<h1>Too many requests</h1>\n<p>Please try again in 59 minutes.</p>\n\
+         <p>If you think this is a mistake, \
+         <a href=\"https://example.com/help?a=1&amp;b=2\">contact us</a>.</p>\n\
+         </main>\n</body>\n</html>\n"
+    );
+}
+
+#[test]
+fn a_time_in_words_is_never_too_early() {
+    for (seconds, words) in [
+        (1, "1 second"),
+        (2, "2 seconds"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (121, "3 minutes"),
+        (3_600, "60 minutes"),
+        (7_199, "120 minutes"),
+        (7_200, "2 hours"),
+        (90_000, "25 hours"),
+        (172_800, "2 days"),
+        (604_800, "7 days"),
+        (u32::MAX, "49711 days"),
+    ] {
+        assert_eq!(ratelimit::in_words(seconds), words);
+    }
+}
+
+#[test]
+fn retry_after_is_the_latest_of_the_violated_limits_and_of_no_other() {
+    let later = Standing { name: "later", reset_seconds: 90, ..LOGIN };
+    let idle = Standing { reset_seconds: 600_000, ..API };
+    let retry = |standings: &[Standing<'_>]| {
+        let refusal = Refusal::limited(standings, EXHAUSTED);
+        let response = respond(&refusal, b"", b"", None);
+        let problem: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        (header(&response, "retry-after").unwrap(), problem["violated-policies"].clone())
+    };
+    assert_eq!(retry(&[LOGIN, idle, later]), ("90".to_owned(), json!(["login", "later"])));
+    // A client that may come back "in 0 seconds" comes back at once.
+    let now = Standing { reset_seconds: 0, ..LOGIN };
+    assert_eq!(retry(&[now]), ("1".to_owned(), json!(["login"])));
+    assert_eq!(ratelimit_headers(&[now])[1].1, "\"login\";r=0;t=1");
+    let fresh = Standing { remaining: 120, reset_seconds: 0, ..API };
+    assert_eq!(ratelimit_headers(&[fresh])[1].1, "\"api_v1-all\";r=120;t=0");
+}
+
+#[test]
+fn other_refusals_carry_no_limit() {
+    for refusal in [BLOCKED, Refusal::unready()] {
+        let response = respond(&refusal, b"", b"", None);
+        assert_eq!(header(&response, "ratelimit"), None);
+        assert_eq!(header(&response, "ratelimit-policy"), None);
+    }
+}
+
+#[test]
+fn limited_grpc_clients_are_told_how_long_to_hold_back() {
+    let standings = [LOGIN];
+    for (grpc_status, expected, number) in [
+        (EXHAUSTED, GrpcStatus::ResourceExhausted, 8),
+        (limits::GrpcStatus::Unavailable, GrpcStatus::Unavailable, 14),
+    ] {
+        let refusal = Refusal::limited(&standings, grpc_status);
+        assert_eq!(
+            respond(&refusal, b"text/html", b"application/grpc", CONTACT),
+            Response {
+                status: 429,
+                headers: vec![("grpc-retry-pushback-ms", "12000".to_owned())],
+                body: b"too many requests, try again in 12 seconds".to_vec(),
+                grpc_status: Some(expected),
+            }
+        );
+        assert_eq!(expected as u8, number);
+    }
+}
+
+/// A parser of RFC 9651 §4.2 for lists of strings with integer parameters, and of nothing
+/// else: what it reads is a structured field.
+#[cfg(not(target_family = "wasm"))]
+mod structured {
+    pub(super) type Member = (String, Vec<(String, u64)>);
+
+    pub(super) fn list(mut rest: &str) -> Option<Vec<Member>> {
+        let mut members = Vec::new();
+        loop {
+            let (member, after) = member(rest)?;
+            members.push(member);
+            // Optional white space around the comma; none at the end.
+            let after = after.trim_start_matches([' ', '\t']);
+            if after.is_empty() {
+                return Some(members);
+            }
+            rest = after.strip_prefix(',')?.trim_start_matches([' ', '\t']);
+        }
+    }
+
+    fn member(text: &str) -> Option<(Member, &str)> {
+        let (name, mut rest) = text.strip_prefix('"')?.split_once('"')?;
+        if name.bytes().any(|byte| byte == b'\\' || !(0x20..=0x7e).contains(&byte)) {
+            return None;
+        }
+        let mut parameters = Vec::new();
+        while let Some(after) = rest.strip_prefix(';') {
+            let (key, after) = after.trim_start_matches(' ').split_once('=')?;
+            if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_lowercase()) {
+                return None;
+            }
+            let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, after) = after.split_at(digits);
+            if digits > 15 {
+                return None;
+            }
+            parameters.push((key.to_owned(), number.parse().ok()?));
+            rest = after;
+        }
+        Some(((name.to_owned(), parameters), rest))
+    }
+
+    mod laws {
+        use core::time::Duration;
+
+        use proptest::prelude::*;
+
+        use super::super::{Rate, Standing, ratelimit_headers};
+        use super::{Member, list};
+
+        proptest! {
+            #[test]
+            fn the_fields_are_structured_and_say_what_was_given(
+                given in proptest::collection::vec(
+                    (
+                        "[a-z0-9_-]{1,64}",
+                        1..=Rate::MAX_REQUESTS,
+                        1..=Rate::MAX_PER.as_secs(),
+                        any::<u32>(),
+                        1..=u32::MAX,
+                    ),
+                    1..8,
+                ),
+            ) {
+                let standings: Vec<Standing<'_>> = given
+                    .iter()
+                    .map(|(name, requests, per, remaining, reset_seconds)| Standing {
+                        name,
+                        rate: Rate::new(*requests, Duration::from_secs(*per)),
+                        remaining: *remaining,
+                        reset_seconds: *reset_seconds,
+                        violated: true,
+                    })
+                    .collect();
+                let [(_, policy), (_, state)] = ratelimit_headers(&standings);
+                let member = |name: &str, first: (&str, u64), second: (&str, u64)| -> Member {
+                    let parameters = [first, second].map(|(key, value)| (key.to_owned(), value));
+                    (name.to_owned(), parameters.to_vec())
+                };
+                let policies: Vec<Member> = given
+                    .iter()
+                    .map(|(name, q, w, _, _)| member(name, ("q", u64::from(*q)), ("w", *w)))
+                    .collect();
+                let states: Vec<Member> = given
+                    .iter()
+                    .map(|(name, _, _, r, t)| {
+                        member(name, ("r", u64::from(*r)), ("t", u64::from(*t)))
+                    })
+                    .collect();
+                prop_assert_eq!(list(&policy), Some(policies));
+                prop_assert_eq!(list(&state), Some(states));
+            }
+        }
     }
 }
 

@@ -3,19 +3,25 @@
 //! A person gets a reference (the decision's number) and the operator's contact link, in the
 //! form that their client asked for: problem+json (RFC 9457), plain text or a small page. The
 //! reason of a decision is never told, and neither is the address that matched: both help an
-//! attacker more than a person who asks the operator.
+//! attacker more than a person who asks the operator. Who went beyond a limit is told which
+//! one, and when to come back.
+
+mod negotiation;
+mod ratelimit;
 
 use core::fmt::Write as _;
+use std::borrow::Cow;
 
 use serde_json::json;
 
+use self::negotiation::{Representation, negotiate};
 use crate::decisions::DecisionId;
+use crate::limits::{self, Standing};
+
+pub use self::ratelimit::ratelimit_headers;
 
 /// After how many seconds a client may try again while no decision set has arrived.
 pub const UNREADY_RETRY_SECONDS: u32 = 5;
-
-/// Bytes of an `accept` header that are read.
-const MAX_ACCEPT_BYTES: usize = 2_048;
 
 /// The page may load nothing, run nothing, be framed by nobody; its one style is named by its
 /// hash (see the test that computes it).
@@ -36,16 +42,16 @@ a{color:#0b57d0}\
 
 /// A request that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Refusal<'a> {
     /// HTTP status, 400 to 599.
     pub status: u16,
     /// Why, as far as the client may know.
-    pub kind: Kind,
+    pub kind: Kind<'a>,
 }
 
 /// Why a request is refused, as far as the client may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Kind<'a> {
     /// A decision covers the client's address.
     Blocked {
         /// Number of the decision: the reference a person can quote.
@@ -53,9 +59,16 @@ pub enum Kind {
     },
     /// No decision set has arrived yet and the operator wants to wait for one.
     Unready,
+    /// One or more limits are used up.
+    Limited {
+        /// Every limit that applied and is enforced, the violated ones marked.
+        standings: &'a [Standing<'a>],
+        /// What a gRPC client is told.
+        grpc_status: limits::GrpcStatus,
+    },
 }
 
-impl Refusal {
+impl<'a> Refusal<'a> {
     /// Refused by a decision, with the configured status.
     #[must_use]
     pub const fn blocked(status: u16, decision: DecisionId) -> Self {
@@ -67,15 +80,22 @@ impl Refusal {
     pub const fn unready() -> Self {
         Self { status: 503, kind: Kind::Unready }
     }
+
+    /// Refused by limits: 429. `standings` are all that applied and are enforced (a shadow
+    /// leaves no trace at the client), the violated ones marked.
+    #[must_use]
+    pub const fn limited(standings: &'a [Standing<'a>], grpc_status: limits::GrpcStatus) -> Self {
+        Self { status: 429, kind: Kind::Limited { standings, grpc_status } }
+    }
 }
 
 /// A local reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// HTTP status. For gRPC one that Envoy itself maps to [`Response::grpc_status`] (403 and
-    /// 503), whatever was configured for HTTP.
+    /// HTTP status. For gRPC the one that Envoy itself maps closest to
+    /// [`Response::grpc_status`] (403, 429 and 503), whatever was configured for HTTP.
     pub status: u16,
-    /// Headers, names in lower case.
+    /// Headers, names in lower case; for gRPC metadata.
     pub headers: Vec<(&'static str, String)>,
     /// The body; for gRPC the `grpc-message`, which is how Envoy turns a local reply to a
     /// gRPC client into trailers.
@@ -84,12 +104,14 @@ pub struct Response {
     pub grpc_status: Option<GrpcStatus>,
 }
 
-/// The two gRPC statuses of a refusal, by their numbers.
+/// The gRPC statuses of a refusal, by their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum GrpcStatus {
     /// Refused for good.
     PermissionDenied = 7,
+    /// A quota is used up.
+    ResourceExhausted = 8,
     /// Worth another try.
     Unavailable = 14,
 }
@@ -98,7 +120,7 @@ pub enum GrpcStatus {
 /// where it sent none). `contact` is the operator's link.
 #[must_use]
 pub fn respond(
-    refusal: &Refusal,
+    refusal: &Refusal<'_>,
     accept: &[u8],
     content_type: &[u8],
     contact: Option<&str>,
@@ -117,8 +139,13 @@ pub fn respond(
         headers.push(("content-security-policy", PAGE_POLICY.to_owned()));
         headers.push(("referrer-policy", "no-referrer".to_owned()));
     }
-    if refusal.kind == Kind::Unready {
-        headers.push(("retry-after", UNREADY_RETRY_SECONDS.to_string()));
+    match refusal.kind {
+        Kind::Blocked { .. } => {}
+        Kind::Unready => headers.push(("retry-after", UNREADY_RETRY_SECONDS.to_string())),
+        Kind::Limited { standings, .. } => {
+            headers.push(("retry-after", ratelimit::retry_seconds(standings).to_string()));
+            headers.extend(ratelimit_headers(standings));
+        }
     }
     let body = match representation {
         Representation::Problem => problem(refusal, contact),
@@ -136,51 +163,83 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
     matches!(content_type.strip_prefix(b"application/grpc"), Some([] | [b'+', ..]))
 }
 
-fn respond_grpc(refusal: &Refusal) -> Response {
+fn respond_grpc(refusal: &Refusal<'_>) -> Response {
+    let mut headers = Vec::new();
     let (status, grpc_status, message) = match refusal.kind {
         Kind::Blocked { decision } => {
             (403, GrpcStatus::PermissionDenied, format!("refused, reference {decision}"))
         }
         Kind::Unready => (503, GrpcStatus::Unavailable, "not ready yet, try again".to_owned()),
+        Kind::Limited { standings, grpc_status } => {
+            let seconds = ratelimit::retry_seconds(standings);
+            // What gRPC clients that retry by themselves obey (gRFC A6).
+            headers.push(("grpc-retry-pushback-ms", (u64::from(seconds) * 1_000).to_string()));
+            let status = match grpc_status {
+                limits::GrpcStatus::ResourceExhausted => GrpcStatus::ResourceExhausted,
+                limits::GrpcStatus::Unavailable => GrpcStatus::Unavailable,
+            };
+            let wait = ratelimit::in_words(seconds);
+            (429, status, format!("too many requests, try again in {wait}"))
+        }
     };
-    Response {
-        status,
-        headers: Vec::new(),
-        body: message.into_bytes(),
-        grpc_status: Some(grpc_status),
-    }
+    Response { status, headers, body: message.into_bytes(), grpc_status: Some(grpc_status) }
 }
 
-impl Kind {
-    const fn title(self) -> &'static str {
+impl Kind<'_> {
+    const fn title(&self) -> &'static str {
         match self {
             Self::Blocked { .. } => "Request refused",
             Self::Unready => "Not ready yet",
+            Self::Limited { .. } => "Too many requests",
         }
     }
 
-    const fn detail(self) -> &'static str {
+    fn detail(&self) -> Cow<'static, str> {
         match self {
-            Self::Blocked { .. } => "Requests from your network address are refused here.",
-            Self::Unready => "This site is starting. Please try again in a few seconds.",
+            Self::Blocked { .. } => {
+                Cow::Borrowed("Requests from your network address are refused here.")
+            }
+            Self::Unready => {
+                Cow::Borrowed("This site is starting. Please try again in a few seconds.")
+            }
+            Self::Limited { standings, .. } => {
+                let wait = ratelimit::in_words(ratelimit::retry_seconds(standings));
+                Cow::Owned(format!("Please try again in {wait}."))
+            }
+        }
+    }
+
+    /// The problem's type (RFC 9457 §3.1.1).
+    const fn uri(&self) -> &'static str {
+        match self {
+            Self::Blocked { .. } => "https://ipwarden.dev/problems#blocked",
+            Self::Unready => "https://ipwarden.dev/problems#unready",
+            // draft-ietf-httpapi-ratelimit-headers registers it.
+            Self::Limited { .. } => {
+                "https://iana.org/assignments/http-problem-types#quota-exceeded"
+            }
         }
     }
 }
 
-fn problem(refusal: &Refusal, contact: Option<&str>) -> String {
-    let kind = match refusal.kind {
-        Kind::Blocked { .. } => "https://ipwarden.dev/problems#blocked",
-        Kind::Unready => "https://ipwarden.dev/problems#unready",
-    };
+fn problem(refusal: &Refusal<'_>, contact: Option<&str>) -> String {
     let mut problem = json!({
-        "type": kind,
+        "type": refusal.kind.uri(),
         "title": refusal.kind.title(),
         "status": refusal.status,
         "detail": refusal.kind.detail(),
     });
     if let Some(members) = problem.as_object_mut() {
-        if let Kind::Blocked { decision } = refusal.kind {
-            members.insert("reference".to_owned(), json!(decision.to_string()));
+        match refusal.kind {
+            Kind::Blocked { decision } => {
+                members.insert("reference".to_owned(), json!(decision.to_string()));
+            }
+            Kind::Unready => {}
+            Kind::Limited { standings, .. } => {
+                let violated = standings.iter().filter(|standing| standing.violated);
+                let names: Vec<&str> = violated.map(|standing| standing.name).collect();
+                members.insert("violated-policies".to_owned(), json!(names));
+            }
         }
         if let Some(contact) = contact {
             members.insert("contact".to_owned(), json!(contact));
@@ -191,7 +250,7 @@ fn problem(refusal: &Refusal, contact: Option<&str>) -> String {
     body
 }
 
-fn text(refusal: &Refusal, contact: Option<&str>) -> String {
+fn text(refusal: &Refusal<'_>, contact: Option<&str>) -> String {
     let mut body = format!("{}. {}\n", refusal.kind.title(), refusal.kind.detail());
     if let Kind::Blocked { decision } = refusal.kind {
         body.push_str(&format!("Reference: {decision}\n"));
@@ -202,7 +261,7 @@ fn text(refusal: &Refusal, contact: Option<&str>) -> String {
     body
 }
 
-fn page(refusal: &Refusal, contact: Option<&str>) -> String {
+fn page(refusal: &Refusal<'_>, contact: Option<&str>) -> String {
     let title = refusal.kind.title();
     let mut body = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -219,7 +278,7 @@ fn page(refusal: &Refusal, contact: Option<&str>) -> String {
         let link = escape(contact);
         let quote = match refusal.kind {
             Kind::Blocked { .. } => " and quote the reference",
-            Kind::Unready => "",
+            Kind::Unready | Kind::Limited { .. } => "",
         };
         let _ = writeln!(
             body,
@@ -244,97 +303,6 @@ fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// The forms of a refusal, in the order of preference where a client has none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Representation {
-    Problem,
-    Text,
-    Html,
-}
-
-impl Representation {
-    const ALL: [Self; 3] = [Self::Problem, Self::Text, Self::Html];
-
-    const fn content_type(self) -> &'static str {
-        match self {
-            Self::Problem => "application/problem+json",
-            Self::Text => "text/plain; charset=utf-8",
-            Self::Html => "text/html; charset=utf-8",
-        }
-    }
-
-    /// How closely a media range names this form: 3 exactly, 2 nearly, 1 by `*/*`, 0 not.
-    /// A client that takes any JSON can read a problem.
-    fn specificity(self, range: &[u8]) -> u8 {
-        let (exact, nearly): (&[&[u8]], &[u8]) = match self {
-            Self::Problem => {
-                (&[b"application/problem+json", b"application/json"], b"application/*")
-            }
-            Self::Text => (&[b"text/plain"], b"text/*"),
-            Self::Html => (&[b"text/html"], b"text/*"),
-        };
-        if exact.iter().any(|name| range.eq_ignore_ascii_case(name)) {
-            3
-        } else if range.eq_ignore_ascii_case(nearly) {
-            2
-        } else {
-            u8::from(range == b"*/*")
-        }
-    }
-}
-
-/// Chooses by RFC 9110 §12.5.1: for each form the closest range decides its weight; the
-/// heaviest form wins, then the one that was named more closely, then our own order. A client
-/// that takes none of them gets a problem: a refusal without a body helps nobody.
-fn negotiate(accept: &[u8]) -> Representation {
-    let accept = accept.get(..MAX_ACCEPT_BYTES).unwrap_or(accept);
-    let mut best = (0, 0, Representation::Problem);
-    for form in Representation::ALL {
-        let (specificity, weight) = accept
-            .split(|byte| *byte == b',')
-            .filter_map(media_range)
-            .map(|(range, weight)| (form.specificity(range), weight))
-            .filter(|(specificity, _)| *specificity > 0)
-            .fold((0, 0), |best, found| if found.0 > best.0 { found } else { best });
-        if (weight, specificity) > (best.0, best.1) {
-            best = (weight, specificity, form);
-        }
-    }
-    best.2
-}
-
-/// A media range and its weight in thousandths; `None` when its weight is malformed.
-fn media_range(text: &[u8]) -> Option<(&[u8], u16)> {
-    let mut parts = text.split(|byte| *byte == b';');
-    let range = parts.next()?.trim_ascii();
-    let mut weight = 1_000;
-    for parameter in parts {
-        if let [b'q' | b'Q', b'=', value @ ..] = parameter.trim_ascii() {
-            weight = thousandths(value)?;
-        }
-    }
-    Some((range, weight))
-}
-
-/// A qvalue of RFC 9110 §12.4.2: `0`, `1`, `0.8`, at most three decimals.
-fn thousandths(text: &[u8]) -> Option<u16> {
-    let (whole, decimals) = match text {
-        [whole] | [whole, b'.'] => (whole, &b""[..]),
-        [whole, b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
-        _ => return None,
-    };
-    let mut value: u16 = match whole {
-        b'0' => 0,
-        b'1' => 1,
-        _ => return None,
-    };
-    for place in 0..3 {
-        let digit = decimals.get(place).copied().unwrap_or(b'0');
-        value = value * 10 + u16::from(digit.is_ascii_digit().then(|| digit - b'0')?);
-    }
-    (value <= 1_000).then_some(value)
 }
 
 #[cfg(test)]
