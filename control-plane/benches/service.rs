@@ -116,7 +116,7 @@ async fn fan_out() {
         let mut polls = JoinSet::new();
         for _ in 0..WAITING {
             let hub = hub.clone();
-            polls.spawn(async move { hub.poll(Some(at), Duration::from_secs(55)).await });
+            polls.spawn(async move { hub.poll(Some(at), 0, Duration::from_secs(55)).await });
         }
         while hub.waiting() < WAITING {
             tokio::task::yield_now().await;

@@ -1,7 +1,7 @@
-//! The proxies: what their workers reported with their batches, and who follows the
-//! decision stream.
+//! The proxies: what their workers reported with their batches, who follows the decision
+//! stream, and which limits they configure.
 //!
-//! The first is kept by the log store, the second only here, bounded: after a restart it is
+//! The first is kept by the log store, the rest only here, bounded: after a restart it is
 //! complete again as soon as every proxy has polled once.
 
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::limits::reports::{Configured, Full, Reports};
 use crate::model::{Proxy, Revision};
 use crate::store::StreamTotals;
 
@@ -40,6 +41,7 @@ pub struct Follower {
 #[derive(Debug, Default)]
 pub struct Fleet {
     followers: Mutex<HashMap<String, Follower>>,
+    reports: Mutex<Reports>,
 }
 
 impl Fleet {
@@ -51,6 +53,54 @@ impl Fleet {
         } else if followers.len() < MAX_FOLLOWERS {
             followers.insert(name.to_owned(), follower);
         }
+    }
+
+    /// Notes the limits that a proxy configures.
+    ///
+    /// # Errors
+    /// [`Full`]; nothing was noted.
+    pub fn report(
+        &self,
+        name: &str,
+        limits: &[serde_json::Value],
+        now: Timestamp,
+    ) -> Result<(), Full> {
+        let heard = self.heard();
+        let is_gone = |name: &str, reported| !is_connected(heard(name).max(Some(reported)), now);
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.note(name, limits, now, MAX_FOLLOWERS, is_gone)
+    }
+
+    /// The limits that connected proxies configure.
+    #[must_use]
+    pub fn configured_limits(&self, now: Timestamp) -> Vec<Configured> {
+        let live = {
+            let heard = self.heard();
+            let is_gone =
+                |name: &str, reported| !is_connected(heard(name).max(Some(reported)), now);
+            self.reports.lock().unwrap_or_else(PoisonError::into_inner).live(is_gone)
+        };
+        // Not under the locks that polls need.
+        Configured::read(live)
+    }
+
+    /// Names of the proxies that follow the stream now, in order.
+    #[must_use]
+    pub fn connected(&self, now: Timestamp) -> Vec<String> {
+        let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<String> = followers
+            .iter()
+            .filter(|(_, follower)| is_connected(Some(follower.last_seen), now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Says when a proxy polled last.
+    fn heard(&self) -> impl Fn(&str) -> Option<Timestamp> + '_ {
+        let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        move |name| followers.get(name).map(|follower| follower.last_seen)
     }
 
     /// Everything known of every proxy, by name.
@@ -84,6 +134,10 @@ impl Fleet {
         proxies.sort_by(|a, b| a.name.cmp(&b.name));
         proxies
     }
+}
+
+fn is_connected(heard: Option<Timestamp>, now: Timestamp) -> bool {
+    heard.is_some_and(|heard| now.duration_since(heard).unsigned_abs() < CONNECTED_FOR)
 }
 
 fn proxy(
@@ -214,6 +268,21 @@ mod tests {
                 workers: 2,
             }]
         );
+    }
+
+    #[test]
+    fn limits_are_known_while_their_proxy_is_connected() {
+        let fleet = Fleet::default();
+        fleet.note("a", follower(None, 0));
+        fleet.note("b", follower(None, 0));
+        fleet.report("a", &[serde_json::json!({"name": "login"})], at(0)).unwrap();
+        fleet.note("b", follower(None, 200));
+        assert_eq!(fleet.connected(at(299)), ["a", "b"]);
+        assert_eq!(fleet.connected(at(300)), ["b"]);
+        assert_eq!(fleet.configured_limits(at(299))[0].proxies, ["a"]);
+        assert_eq!(fleet.configured_limits(at(300)), []);
+        fleet.note("a", follower(None, 300));
+        assert_eq!(fleet.configured_limits(at(300))[0].proxies, ["a"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`fleet`] | the proxies: what they have applied, what they lost |
 //! | [`hub`] | the decision stream: changes in order, to every proxy at once |
 //! | [`ingest`] | batches on their way into the log store |
+//! | [`limits`] | changes that lie over the limits that the proxies configure |
 //! | [`live`] | records as they are stored, for whoever watches |
 //! | [`metrics`] | what is counted |
 //! | [`model`] | the words of the domain as types: what the API speaks and the stores keep |
@@ -29,6 +30,7 @@ pub mod config;
 pub mod fleet;
 pub mod hub;
 pub mod ingest;
+pub mod limits;
 pub mod live;
 pub mod metrics;
 pub mod model;

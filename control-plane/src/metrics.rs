@@ -51,9 +51,9 @@ pub struct Metrics {
     registry: Registry,
     /// Requests answered.
     pub requests: Family<RequestLabels, Counter>,
-    /// Answers of the decision stream: snapshot, delta, unchanged, busy.
+    /// Answers of the decision stream: snapshot, delta, limits, unchanged, busy.
     pub answers: Family<Kind, Counter>,
-    /// Bytes of decisions sent.
+    /// Bytes of decisions and limits sent.
     pub answer_bytes: Counter,
     /// Records stored.
     pub records: Counter,

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    audit, check, decisions, import, meta, proxies, requests, status, stream, tokens,
+    audit, check, decisions, import, limits, meta, proxies, requests, status, stream, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -71,10 +71,16 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/v1/decisions/check", Access::Read, 30),
     (Method::POST, "/v1/decisions/import", Access::Admin, 600),
     (Method::GET, "/v1/decisions/stream", Access::Proxy, 65),
+    (Method::GET, "/v1/limits", Access::Read, 30),
+    (Method::PUT, "/v1/limits/{name}", Access::Admin, 30),
+    (Method::PATCH, "/v1/limits/{name}", Access::Admin, 30),
+    (Method::DELETE, "/v1/limits/{name}", Access::Admin, 30),
+    (Method::POST, "/v1/limits/reset", Access::Admin, 30),
     (Method::POST, "/v1/requests", Access::Proxy, 60),
     (Method::GET, "/v1/requests", Access::Read, 60),
     (Method::GET, "/v1/requests/live", Access::Read, 30),
     (Method::GET, "/v1/proxies", Access::Read, 30),
+    (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
     (Method::GET, "/v1/audit", Access::Read, 30),
     (Method::GET, "/v1/tokens", Access::Admin, 30),
     (Method::POST, "/v1/tokens", Access::Admin, 30),
@@ -100,9 +106,13 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(check::check))
         .routes(routes!(import::import))
         .routes(routes!(stream::poll))
+        .routes(routes!(limits::list))
+        .routes(routes!(limits::set, limits::set_mode, limits::remove))
+        .routes(routes!(limits::reset))
         .routes(routes!(requests::search, requests::ship))
         .routes(routes!(requests::live))
         .routes(routes!(proxies::list))
+        .routes(routes!(proxies::report_limits))
         .routes(routes!(audit::list))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
@@ -121,6 +131,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
     security(("token" = [])),
     tags(
         (name = "decisions", description = "What to do with which addresses"),
+        (name = "limits", description = "How many requests a client may make"),
         (name = "requests", description = "What happened"),
         (name = "proxies", description = "For proxies, and about them"),
         (name = "operation", description = "The service itself"),
@@ -164,6 +175,8 @@ fn operation<'a>(
     match *method {
         Method::GET => item.get.as_mut(),
         Method::POST => item.post.as_mut(),
+        Method::PUT => item.put.as_mut(),
+        Method::PATCH => item.patch.as_mut(),
         Method::DELETE => item.delete.as_mut(),
         _ => None,
     }

@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use ipnet::IpNet;
 use ipwarden::address::{display_target, parse_target};
+use ipwarden::config::ConfigError;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -264,8 +265,18 @@ impl From<ChangeError> for Problem {
         match error {
             ChangeError::Store(error) => error.into(),
             ChangeError::Full => Self::unacceptable(vec![fault("targets", error.to_string())]),
+            ChangeError::LimitsFull { .. } => {
+                Self::unacceptable(vec![fault("limits", error.to_string())])
+            }
+            ChangeError::Limits(errors) => Self::unacceptable(faults(errors)),
         }
     }
+}
+
+/// Errors of the filter's own check, each with its place.
+pub(crate) fn faults(errors: Vec<ConfigError>) -> Vec<Fault> {
+    let whole = |place: String| if place.is_empty() { "body".to_owned() } else { place };
+    errors.into_iter().map(|error| fault(whole(error.place), error.message)).collect()
 }
 
 pub(crate) fn parse_action(text: &str) -> Option<Action> {

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod check;
 pub mod decisions;
 pub mod import;
+pub mod limits;
 pub mod meta;
 pub mod proxies;
 pub mod requests;

@@ -1,11 +1,19 @@
-//! `GET /v1/proxies`: the fleet.
+//! `/v1/proxies`: the fleet.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
-use serde::Serialize;
+use axum::http::{HeaderMap, StatusCode};
+use ipwarden::limits::MAX_LIMITS;
+use ipwarden::record::bounds::PROXY_BYTES;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{AppState, Params, Problem};
+use super::stream::named;
+use super::{AppState, Params, Problem, ProblemBody, fault, json, read_body};
+use crate::limits::reports::MAX_REPORT_BYTES;
+use crate::limits::{NAME_EXPECTED, view};
 use crate::model::Proxy;
 
 /// Every proxy.
@@ -28,4 +36,63 @@ pub(crate) async fn list(State(app): AppState, params: Params) -> Result<Json<Pr
     let present = app.hub.revision();
     let proxies = app.fleet.view(streams, present, app.clock.now());
     Ok(Json(Proxies { revision: present.number, proxies }))
+}
+
+/// What a proxy configures.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LimitsReport {
+    /// The plugin's own limits, as in its configuration; at most 64.
+    #[schema(value_type = Vec<Object>)]
+    limits: Vec<Value>,
+}
+
+/// Notes the limits that a proxy configures, so that people see what is in force. Sent by the
+/// leading worker when it begins to follow the stream, and after a poll that failed.
+#[utoipa::path(
+    put, path = "/v1/proxies/limits", tag = "proxies", request_body = LimitsReport,
+    params(
+        ("x-ipwarden-proxy" = String, Header, description = "name of the proxy"),
+        ("x-ipwarden-version" = Option<String>, Header, description = "version of its filter"),
+        ("x-ipwarden-instance" = Option<String>, Header, description = "hexadecimal number of the worker that leads"),
+    ),
+    responses(
+        (status = 204, description = "noted"),
+        (status = 400, body = ProblemBody),
+        (status = 413, body = ProblemBody),
+        (status = 422, body = ProblemBody),
+        (status = 503, body = ProblemBody, description = "too many different reports"),
+    )
+)]
+pub(crate) async fn report_limits(
+    State(app): AppState,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Problem> {
+    params.finish()?;
+    let Some(name) = named(&headers, "x-ipwarden-proxy", PROXY_BYTES) else {
+        let message = format!("expected the proxy's name in 1 to {PROXY_BYTES} visible characters");
+        return Err(Problem::parameters(vec![fault("x-ipwarden-proxy", message)]));
+    };
+    let body = read_body(&headers, body, MAX_REPORT_BYTES).await?;
+    // What this version does not know of a limit is shown all the same: the proxy's filter
+    // may be a later one.
+    let report: LimitsReport = json(&body)?;
+    let mut faults = Vec::new();
+    if report.limits.len() > MAX_LIMITS {
+        let found = report.limits.len();
+        faults.push(fault("limits", format!("found {found}: expected at most {MAX_LIMITS}")));
+    }
+    for (at, limit) in report.limits.iter().enumerate() {
+        if view::name_of(limit).is_none() {
+            faults.push(fault(format!("limits[{at}].name"), format!("expected {NAME_EXPECTED}")));
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Problem::unacceptable(faults));
+    }
+    app.fleet
+        .report(name, &report.limits, app.clock.now())
+        .map_err(|full| Problem::busy(full.to_string(), 60))?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -20,19 +20,23 @@ pub const MAX_WAIT: Duration = Duration::from_secs(55);
 /// When the request doesn't say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 
-/// Answers the moment the decision set is newer than what the caller has.
+/// Answers the moment decisions or limits are newer than what the caller has.
+///
+/// The body is a snapshot, a snapshot and a delta, or a delta of the decision set, followed by
+/// the limits' policy where the caller has another one; or that policy alone.
 #[utoipa::path(
     get, path = "/v1/decisions/stream", tag = "proxies",
     params(
         ("epoch" = Option<u64>, Query, description = "epoch of the set that the caller has"),
         ("after" = Option<u64>, Query, description = "its number"),
+        ("limits" = Option<u64>, Query, description = "number of the limits' policy that the caller has; 0 or absent: none"),
         ("wait" = Option<String>, Query, description = "how long to wait, at most 55s; 30s if absent"),
         ("x-ipwarden-proxy" = Option<String>, Header, description = "name of the proxy"),
         ("x-ipwarden-version" = Option<String>, Header, description = "version of its filter"),
         ("x-ipwarden-instance" = Option<String>, Header, description = "hexadecimal number of the worker that leads"),
     ),
     responses(
-        (status = 200, content_type = "application/vnd.ipwarden.decisions", description = "a snapshot or a delta"),
+        (status = 200, content_type = "application/vnd.ipwarden.decisions", description = "decisions, limits, or both"),
         (status = 204, description = "nothing newer until the end of the wait"),
         (status = 400, body = ProblemBody),
         (status = 503, body = ProblemBody, description = "too many polls wait"),
@@ -46,6 +50,7 @@ pub(crate) async fn poll(
     let number = "a number from 0 to 18446744073709551615";
     let epoch = params.parsed("epoch", number, |text| text.parse().ok());
     let after = params.parsed("after", number, |text| text.parse().ok());
+    let limits = params.parsed("limits", number, |text| text.parse().ok()).unwrap_or(0);
     let wait = params.parsed("wait", "a duration up to 55s such as 30s", |text| {
         ipwarden::duration::parse(text).ok().filter(|wait| *wait <= MAX_WAIT)
     });
@@ -66,9 +71,10 @@ pub(crate) async fn poll(
         };
         app.fleet.note(name, follower);
     }
-    let (kind, bytes) = match app.hub.poll(after, wait.unwrap_or(DEFAULT_WAIT)).await {
+    let (kind, bytes) = match app.hub.poll(after, limits, wait.unwrap_or(DEFAULT_WAIT)).await {
         Polled::Snapshot(bytes) => ("snapshot", Some(bytes)),
         Polled::Delta(bytes) => ("delta", Some(bytes)),
+        Polled::Limits(bytes) => ("limits", Some(bytes)),
         Polled::Unchanged => ("unchanged", None),
         Polled::Busy => ("busy", None),
     };
@@ -87,7 +93,7 @@ pub(crate) async fn poll(
 }
 
 /// A header's value if it can be a name: printable and not too long.
-fn named<'a>(headers: &'a HeaderMap, name: &str, most: usize) -> Option<&'a str> {
+pub(crate) fn named<'a>(headers: &'a HeaderMap, name: &str, most: usize) -> Option<&'a str> {
     let value = headers.get(name)?.to_str().ok()?;
     (!value.is_empty() && value.len() <= most).then_some(value)
 }

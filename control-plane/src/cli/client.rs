@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
-    Added, Audit, Checked, Decisions, Imported, NewToken, Proxies, Records, Removed, Status, Tokens,
+    Added, Audit, Checked, Decisions, Imported, LimitMode, LimitRemoved, LimitSet, Limits,
+    NewToken, Proxies, Records, Removed, ResetMade, Status, Tokens,
 };
 use crate::model::{Action, Role};
 
@@ -152,6 +153,56 @@ impl Client {
     /// See [`Self::status`].
     pub async fn check(&self, ip: std::net::IpAddr) -> Result<Checked> {
         self.get("/v1/decisions/check", &[("ip", ip.to_string())]).await
+    }
+
+    /// `GET /v1/limits`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn limits(&self) -> Result<Limits> {
+        self.get("/v1/limits", &[]).await
+    }
+
+    /// `PUT /v1/limits/{name}`: `limit` is its JSON; `name` is checked.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn set_limit(&self, name: &str, limit: Vec<u8>) -> Result<LimitSet> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/limits/{name}"))
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(limit);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `PATCH /v1/limits/{name}`: `name` is checked.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when nobody knows it.
+    pub async fn set_limit_mode(&self, name: &str, mode: &str) -> Result<LimitMode> {
+        let path = format!("/v1/limits/{name}");
+        self.send(Method::PATCH, &path, &serde_json::json!({ "mode": mode })).await
+    }
+
+    /// `DELETE /v1/limits/{name}`: `name` is checked.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when nothing is changed under it.
+    pub async fn remove_limit(&self, name: &str) -> Result<LimitRemoved> {
+        let request = self.request(Method::DELETE, &format!("/v1/limits/{name}"));
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `POST /v1/limits/reset`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when nobody knows the limit.
+    pub async fn reset_limit(&self, key: &str, limit: Option<&str>) -> Result<ResetMade> {
+        let mut body = serde_json::json!({ "key": key });
+        if let Some(limit) = limit {
+            body["limit"] = limit.into();
+        }
+        self.send(Method::POST, "/v1/limits/reset", &body).await
     }
 
     /// `GET /v1/requests`.

@@ -5,9 +5,11 @@ use std::io::Read as _;
 
 use clap::Args;
 use ipwarden::client_ip::Source;
-use ipwarden::config::{Config, MAX_CONFIG_BYTES, OnStart};
+use ipwarden::config::{Config, MAX_CONFIG_BYTES, OnContention, OnStart};
+use ipwarden::limits::identity::{self, CertificateField};
 
 use super::error::{CliError, Place, Result};
+use super::limits::words;
 use super::output::{Format, GOOD, STRONG, Session};
 use super::text::{bytes, clean, counted};
 use crate::config::Config as ServiceConfig;
@@ -188,13 +190,56 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
             format!("one in {} of the", config.records.sample)
         }
     );
-    vec![
+    let mut summary = vec![
         ("proxy", proxy),
         ("control plane", control_plane),
         ("client address", client_ip),
         ("decisions", decisions),
-        ("records", records),
-    ]
+        ("identity", identities(&config.identity)),
+    ];
+    if config.limits.is_empty() {
+        summary.push(("limits", "none".to_owned()));
+    }
+    summary.extend(config.limits.iter().map(|limit| ("limit", words::line(&limit.to_json()))));
+    let contention = match config.limits_table.on_contention {
+        OnContention::Refuse => "refused",
+        OnContention::Admit => "admitted",
+    };
+    let keys = counted(u64::from(config.limits_table.keys), "key", "keys");
+    summary
+        .push(("limits table", format!("{keys}; a request that can't be counted is {contention}")));
+    summary.push(("records", records));
+    summary
+}
+
+/// Where a verified identity comes from, in order.
+fn identities(sources: &[identity::Source]) -> String {
+    let told: Vec<String> = sources
+        .iter()
+        .map(|source| match source {
+            identity::Source::Jwt { metadata_key, claim } => {
+                format!("claim {} of the token in {metadata_key}", claim.join("."))
+            }
+            identity::Source::Certificate(CertificateField::SanUri) => {
+                "URI of the client's certificate".to_owned()
+            }
+            identity::Source::Certificate(CertificateField::SanDns) => {
+                "DNS name of the client's certificate".to_owned()
+            }
+            identity::Source::Certificate(CertificateField::Subject) => {
+                "subject of the client's certificate".to_owned()
+            }
+            identity::Source::Header { name, trusted_peers } => format!(
+                "header {name} from {}",
+                counted(trusted_peers.len() as u64, "trusted network", "trusted networks")
+            ),
+        })
+        .collect();
+    if told.is_empty() {
+        "none: every client is anonymous".to_owned()
+    } else {
+        told.join(", else ")
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn identities_and_limits_are_told_in_order() {
+        let config = check_filter(
+            "-",
+            br#"{
+                "identity": [
+                    {"jwt": {"metadata_key": "jwt", "claim": ["realm", "user"]}},
+                    {"certificate": {"san": "uri"}},
+                    {"header": {"name": "x-user", "trusted_peers": ["10.0.0.0/8"]}}
+                ],
+                "limits": []
+            }"#,
+        )
+        .unwrap();
+        let told = summary(&config);
+        let of = |name| told.iter().find(|(what, _)| *what == name).unwrap().1.as_str();
+        assert_eq!(
+            of("identity"),
+            "claim realm.user of the token in jwt, else URI of the client's certificate, else header x-user from 1 trusted network"
+        );
+        assert_eq!(of("limits"), "none");
+    }
+
+    #[test]
     fn a_valid_configuration_is_told_in_words() {
         let config = check_filter("-", br#"{"records": {"sample": 10}}"#).unwrap();
         assert_eq!(
@@ -235,6 +303,9 @@ mod tests {
                 "control plane: none: no decisions are fetched, no records are shipped",
                 "client address: Envoy's own address",
                 "decisions: refuse with 403; until the first set arrives, requests pass",
+                "identity: none: every client is anonymous",
+                "limit: login: 5/1m, 10/1m where authenticated, for each address, for /login*, /admin*; enforced",
+                "limits table: 500 000 keys; a request that can't be counted is refused",
                 "records: batches of 500 or 1s, 4.0 MiB buffered per worker, one in 10 of the ordinary records kept",
             ]
         );

@@ -26,6 +26,7 @@ pub mod error;
 pub mod explain;
 pub mod fleet;
 pub mod follow;
+pub mod limits;
 pub mod lists;
 pub mod output;
 pub mod place;
@@ -106,6 +107,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Say which address is the client, step by step
     ExplainIp(explain::ExplainArgs),
+    /// List and change limits: how many requests a client may make
+    Limits(limits::LimitsArgs),
     /// Search the stored requests, or follow them live
     Requests(requests::RequestsArgs),
     /// List the Envoys: last seen, revision, records lost
@@ -168,6 +171,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Unallow(args) => unblock::run(session, &client, Action::Allow, args).await,
         Command::Decisions(args) => decisions::run(session, &client, args).await,
         Command::Check(args) => check::run(session, &client, args).await,
+        Command::Limits(args) => limits::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,
         Command::Proxies => fleet::proxies(session, &client).await,

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::view::LimitInForce;
 use crate::model::{AuditEntry, Decision, DecisionId, Proxy, StoredRecord, Token};
 
 /// A page of decisions.
@@ -100,6 +101,90 @@ pub struct Hidden {
     pub decision: Decision,
     /// Why, in words.
     pub why: String,
+}
+
+/// The limits in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limits {
+    /// Number of decisions and limits.
+    pub revision: u64,
+    /// Revision of the last change to limits; 0: never changed.
+    pub number: u64,
+    /// By name.
+    pub limits: Vec<LimitInForce>,
+    /// Resets of the last 7 days, oldest first.
+    #[serde(default)]
+    pub resets: Vec<LimitReset>,
+}
+
+/// A bucket that was filled again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitReset {
+    /// Running number.
+    pub id: u64,
+    /// Whose bucket.
+    pub key: String,
+    /// In which limit; absent for all.
+    pub limit: Option<String>,
+    /// When.
+    pub time: jiff::Timestamp,
+}
+
+/// A limit that was set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitSet {
+    /// Number of decisions and limits afterwards.
+    pub revision: u64,
+    /// The limit as it is in force.
+    pub limit: serde_json::Value,
+    /// Whether one of that name was set before.
+    #[serde(default)]
+    pub replaced: bool,
+    /// Connected proxies that get it.
+    #[serde(default)]
+    pub proxies: u64,
+}
+
+/// A limit in another mode.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitMode {
+    /// Number of decisions and limits afterwards.
+    pub revision: u64,
+    /// Name of the limit.
+    pub name: String,
+    /// `enforce` or `shadow`.
+    pub mode: String,
+    /// Connected proxies that have the limit.
+    #[serde(default)]
+    pub proxies: u64,
+}
+
+/// A change that was taken away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitRemoved {
+    /// Number of decisions and limits afterwards.
+    pub revision: u64,
+    /// Name of the limit.
+    pub name: String,
+    /// Connected proxies on which the configured one is in force again.
+    #[serde(default)]
+    pub proxies: u64,
+}
+
+/// A bucket that is filled again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResetMade {
+    /// Number of decisions and limits afterwards.
+    pub revision: u64,
+    /// Running number of the reset.
+    pub id: u64,
+    /// The key in its one form.
+    pub key: String,
+    /// In which limit; absent for all.
+    pub limit: Option<String>,
+    /// Connected proxies that do it.
+    #[serde(default)]
+    pub proxies: u64,
 }
 
 /// A page of records.

@@ -1,4 +1,4 @@
-//! Every change of the decision set goes through here, and from here to the proxies.
+//! Every change of decisions and limits goes through here, and from here to the proxies.
 //!
 //! Owns the order: one change at a time is committed to the store and then published, so
 //! the order of revisions is the order of the stream. Memory only ever repeats what the
@@ -16,24 +16,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ipwarden::config::ConfigError;
 use ipwarden::decisions::Revision;
 use ipwarden::decisions::wire::MAX_MESSAGE_BYTES;
+use ipwarden::limits::policy::MAX_PAYLOAD_BYTES;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use self::stream::{Answer, Gap, SMALL_DELTA_BYTES, Stream};
+use self::stream::{Answer, Gap, Limits, SMALL_DELTA_BYTES, Stream};
 use crate::app::uncancelled;
 use crate::clock::Clock;
+use crate::limits::{self, Policy};
 use crate::model::{NewDecision, tier};
-use crate::store::{self, Added, NewAudit, Removal, Removed, StateStore, StoreError};
+use crate::store::{
+    self, Added, LimitsChanged, NewAudit, Removal, Removed, StateStore, StoreError,
+};
 
-/// How a poll ended.
+/// Largest decision set, encoded: what a proxy reads in one answer, less the limits beside it.
+const MAX_SET_BYTES: usize = MAX_MESSAGE_BYTES - 2 * MAX_PAYLOAD_BYTES;
+
+/// How a poll ended. A snapshot or a delta is followed by the limits' message where the
+/// proxy has another policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Polled {
     /// The whole set: a snapshot, followed by a delta where it is not the present one.
     Snapshot(Bytes),
     /// The steps since the revision asked for.
     Delta(Bytes),
+    /// Nothing newer of the decisions; another policy of limits than the one asked for.
+    Limits(Bytes),
     /// Nothing newer until the end of the wait, or the service stops.
     Unchanged,
     /// Too many polls wait already.
@@ -49,9 +60,24 @@ pub enum ChangeError {
     /// No proxy could load the set.
     #[error(
         "the decision set would grow beyond what a proxy can load: at most {} MiB encoded; remove decisions, or join neighbouring addresses to networks",
-        MAX_MESSAGE_BYTES / 1024 / 1024
+        MAX_SET_BYTES / 1024 / 1024
     )]
     Full,
+    /// More changes to limits than a message takes.
+    #[error(
+        "all changes to limits together would take {bytes} bytes: expected at most {MAX_PAYLOAD_BYTES}; shorten this one, or remove others"
+    )]
+    LimitsFull {
+        /// Size of the payload with the change.
+        bytes: usize,
+    },
+    /// The proxies would refuse the limits.
+    #[error("the proxies would refuse the limits: {}", joined(.0))]
+    Limits(Vec<ConfigError>),
+}
+
+fn joined(errors: &[ConfigError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The decision stream. Cheap to clone; all clones are one.
@@ -131,7 +157,7 @@ impl Hub {
                 Ok(mut added) => {
                     // A million changes are not worth a copy that nobody reads.
                     let changes = std::mem::take(&mut added.changes);
-                    inner.publish(added.revision, changes).await;
+                    inner.publish(added.revision, changes, None).await;
                     Ok(added)
                 }
                 Err(error) => Err(inner.resynchronise(error).await.into()),
@@ -156,7 +182,7 @@ impl Hub {
             match inner.store.remove_decisions(which, audit, now).await {
                 Ok(mut removed) => {
                     let changes = std::mem::take(&mut removed.changes);
-                    inner.publish(removed.revision, changes).await;
+                    inner.publish(removed.revision, changes, None).await;
                     Ok(removed)
                 }
                 Err(error) => Err(inner.resynchronise(error).await),
@@ -165,25 +191,62 @@ impl Hub {
         .await
     }
 
-    /// What is newer than `after`, waiting for it at most `wait`.
-    pub async fn poll(&self, after: Option<Revision>, wait: Duration) -> Polled {
+    /// Changes limits and tells every proxy. What the proxies would refuse is not committed.
+    /// Not cancelled with its caller.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing was changed.
+    pub async fn change_limits(
+        &self,
+        change: limits::Change,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<LimitsChanged, ChangeError> {
+        let inner = Arc::clone(&self.0);
+        uncancelled(async move {
+            let _turn = inner.turn.lock().await;
+            let (_, policy) = inner.store.limits(now).await?;
+            refuse_what_no_proxy_would_take(&policy.after(&change, &audit.actor, now), &change)?;
+            match inner.store.change_limits(change, audit, now).await {
+                Ok(changed) => {
+                    let limits = Limits::new(changed.policy.number, &changed.policy.payload());
+                    inner.publish(changed.revision, Vec::new(), Some(limits)).await;
+                    Ok(changed)
+                }
+                Err(error) => Err(inner.resynchronise(error).await.into()),
+            }
+        })
+        .await
+    }
+
+    /// What is newer than `after`, or another policy of limits than the one numbered
+    /// `limits` (0: none), waiting for it at most `wait`.
+    pub async fn poll(&self, after: Option<Revision>, limits: u64, wait: Duration) -> Polled {
         let inner = &self.0;
         // Subscribed before the first look, so that nothing falls in between.
         let mut signal = inner.signal.subscribe();
         let deadline = tokio::time::Instant::now() + wait;
         let mut place = None;
         loop {
-            let answer = inner.stream().answer(after, inner.clock.unix_seconds());
-            match answer {
-                Answer::Snapshot(bytes, None) => return Polled::Snapshot(bytes),
-                Answer::Snapshot(bytes, Some(delta)) => {
-                    let delta = delta.bytes(inner.clock.unix_seconds());
-                    return Polled::Snapshot([bytes, delta].concat().into());
+            let (answer, limits) = {
+                let mut stream = inner.stream();
+                let answer = stream.answer(after, inner.clock.unix_seconds());
+                (answer, stream.limits(after, limits))
+            };
+            let now = inner.clock.unix_seconds();
+            match (answer, limits) {
+                (Answer::Snapshot(bytes, None), None) => return Polled::Snapshot(bytes),
+                (Answer::Snapshot(bytes, delta), limits) => {
+                    let delta = delta.map(|delta| delta.bytes(now)).unwrap_or_default();
+                    let limits = limits.unwrap_or_default();
+                    return Polled::Snapshot([bytes, delta, limits].concat().into());
                 }
-                Answer::Delta(delta) => {
-                    return Polled::Delta(delta.bytes(inner.clock.unix_seconds()));
+                (Answer::Delta(delta), None) => return Polled::Delta(delta.bytes(now)),
+                (Answer::Delta(delta), Some(_)) => {
+                    return Polled::Delta(delta.bytes_with_limits(now));
                 }
-                Answer::Wait => {}
+                (Answer::Wait, Some(limits)) => return Polled::Limits(limits),
+                (Answer::Wait, None) => {}
             }
             if signal.borrow_and_update().stopping || wait.is_zero() {
                 return Polled::Unchanged;
@@ -212,6 +275,10 @@ impl Hub {
         if inner.store.revision().await? != inner.stream().revision() {
             tracing::warn!("the decision set changed behind the service's back: reading it again");
             inner.reload().await;
+        } else {
+            // Resets that have grown old are left out from now on.
+            let (_, policy) = inner.store.limits(inner.clock.now()).await?;
+            inner.stream().renew_limits(Limits::new(policy.number, &policy.payload()));
         }
         Ok(())
     }
@@ -245,8 +312,9 @@ impl Inner {
         self: &Arc<Self>,
         revision: Revision,
         changes: Vec<ipwarden::decisions::Change>,
+        limits: Option<Limits>,
     ) {
-        let published = self.stream().publish(revision, changes);
+        let published = self.stream().publish(revision, changes, limits);
         match published {
             Ok(()) => {
                 self.wake();
@@ -281,7 +349,7 @@ impl Inner {
             stream.size_bound()
                 + new.iter().map(|new| stream::entry_bound(&new.target)).sum::<usize>()
         };
-        if bound <= MAX_MESSAGE_BYTES {
+        if bound <= MAX_SET_BYTES {
             return Ok(());
         }
         // The bound is several times the size of sorted neighbours: measure it.
@@ -290,7 +358,7 @@ impl Inner {
         let added = new.iter().map(|new| (new.target, tier(new.action, &new.origin))).collect();
         let measured = tokio::task::spawn_blocking(move || work.size_with(added, now)).await;
         match measured {
-            Ok(Ok(size)) if size <= MAX_MESSAGE_BYTES => Ok(()),
+            Ok(Ok(size)) if size <= MAX_SET_BYTES => Ok(()),
             Ok(Ok(_)) => Err(ChangeError::Full),
             Ok(Err(error)) => Err(StoreError::Internal(error.to_string()).into()),
             Err(error) => Err(StoreError::Internal(format!("a task ended early: {error}")).into()),
@@ -353,7 +421,34 @@ impl Drop for Place<'_> {
     }
 }
 
+/// Asks the filter's own code, so that no proxy ever gets limits that it refuses.
+fn refuse_what_no_proxy_would_take(
+    next: &Policy,
+    change: &limits::Change,
+) -> Result<(), ChangeError> {
+    // Less is never refused: it is the way out of whatever should be wrong.
+    if matches!(change, limits::Change::Remove { .. }) {
+        return Ok(());
+    }
+    let payload = next.payload();
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        return Err(ChangeError::LimitsFull { bytes: payload.len() });
+    }
+    match ipwarden::config::check_policy(&payload) {
+        Ok(_) => Ok(()),
+        Err(errors) => Err(ChangeError::Limits(errors)),
+    }
+}
+
 async fn read(store: &dyn StateStore, clock: &Clock) -> store::Result<Stream> {
     let (revision, entries) = store.entries(clock.now()).await?;
-    Ok(Stream::new(revision, &entries, clock.unix_seconds(), SMALL_DELTA_BYTES))
+    // Should somebody else write in between, the limits are the newer ones; their revision is
+    // found missing by the next publication or comparison.
+    let (_, policy) = store.limits(clock.now()).await?;
+    let payload = policy.payload();
+    if let Err(errors) = ipwarden::config::check_policy(&payload) {
+        tracing::error!("the proxies will refuse the stored limits: {}", joined(&errors));
+    }
+    let limits = Limits::new(policy.number, &payload);
+    Ok(Stream::new(revision, &entries, limits, clock.unix_seconds(), SMALL_DELTA_BYTES))
 }

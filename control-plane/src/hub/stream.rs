@@ -1,5 +1,8 @@
 //! The decision set as it is sent out: an encoded snapshot, the steps since, and the choice
-//! between them. Pure: no locks, no clock, no store.
+//! between them; beside it the limits' policy, always whole. Pure: no locks, no clock, no
+//! store.
+//!
+//! A change of limits is a step without changes of decisions: one revision orders both.
 //!
 //! Invariants: steps are numbered without a gap and end at the present revision; the
 //! snapshot's revision is never before the first step's base. So whatever revision a proxy
@@ -13,11 +16,14 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 use ipwarden::decisions::wire::{self, DecodeError};
 use ipwarden::decisions::{Change, DecisionId, Entry, NEVER, Revision, Tier, UnixSeconds};
+use ipwarden::limits::policy;
 
 /// A delta up to this size is always sent, however small the snapshot.
 pub(super) const SMALL_DELTA_BYTES: usize = 1024 * 1024;
 /// A stale snapshot up to this size is made anew while the proxy waits: a millisecond.
 const FRESHEN_BYTES: usize = 128 * 1024;
+/// What a step costs beside its changes: those of limits have none, and are no free memory.
+const STEP_BYTES: u64 = 16;
 /// Most steps remembered, whatever their size.
 const MAX_STEPS: usize = 65_536;
 
@@ -41,6 +47,8 @@ pub(super) struct Delta {
     revision: Revision,
     steps: Vec<Arc<[Change]>>,
     encoded: OnceLock<Bytes>,
+    limits: Bytes,
+    with_limits: OnceLock<Bytes>,
 }
 
 impl Delta {
@@ -52,6 +60,25 @@ impl Delta {
             wire::encode_delta(self.base, self.revision, now, &changes).into()
         };
         self.encoded.get_or_init(encode).clone()
+    }
+
+    /// The message, followed by that of the limits. The first caller pays for it.
+    pub(super) fn bytes_with_limits(&self, now: UnixSeconds) -> Bytes {
+        let join = || [self.bytes(now), self.limits.clone()].concat().into();
+        self.with_limits.get_or_init(join).clone()
+    }
+}
+
+/// The limits' policy as it is sent out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Limits {
+    number: u64,
+    message: Bytes,
+}
+
+impl Limits {
+    pub(super) fn new(number: u64, payload: &[u8]) -> Self {
+        Self { number, message: policy::encode(number, payload).into() }
     }
 }
 
@@ -69,6 +96,7 @@ pub(super) struct Stream {
     revision: Revision,
     snapshot_number: u64,
     snapshot: Bytes,
+    limits: Limits,
     steps: VecDeque<Step>,
     /// Encoded size of everything before the first step.
     start: u64,
@@ -88,11 +116,13 @@ impl Stream {
     pub(super) fn new(
         revision: Revision,
         entries: &[Entry],
+        limits: Limits,
         now: UnixSeconds,
         small_delta_bytes: usize,
     ) -> Self {
         Self {
             revision,
+            limits,
             snapshot_number: revision.number,
             snapshot: wire::encode_snapshot(revision, now, entries).into(),
             steps: VecDeque::new(),
@@ -112,27 +142,51 @@ impl Stream {
         self.snapshot.len() + self.bytes_since(self.snapshot_number)
     }
 
-    /// Appends the step to `revision`.
-    pub(super) fn publish(&mut self, revision: Revision, changes: Vec<Change>) -> Result<(), Gap> {
+    /// Appends the step to `revision`; `limits` where it changes them.
+    pub(super) fn publish(
+        &mut self,
+        revision: Revision,
+        changes: Vec<Change>,
+        limits: Option<Limits>,
+    ) -> Result<(), Gap> {
         if revision == self.revision {
             return Ok(());
         }
         if revision.epoch != self.revision.epoch || revision.number != self.revision.number + 1 {
             return Err(Gap);
         }
-        let end = self.end() + changes.iter().map(change_bound).sum::<usize>() as u64;
+        let end = self.end() + STEP_BYTES + changes.iter().map(change_bound).sum::<usize>() as u64;
         self.steps.push_back(Step { number: revision.number, changes: changes.into(), end });
         self.revision = revision;
+        if let Some(limits) = limits {
+            self.limits = limits;
+        }
         self.deltas.clear();
         Ok(())
     }
 
-    /// What a proxy at `after` is told.
-    pub(super) fn answer(&mut self, after: Option<Revision>, now: UnixSeconds) -> Answer {
-        let comparable = |after: &Revision| {
-            after.epoch == self.revision.epoch && after.number <= self.revision.number
+    /// What a proxy is told of the limits: it is at `after` and has the policy `number`.
+    /// `None`: it has the present one.
+    pub(super) fn limits(&self, after: Option<Revision>, number: u64) -> Option<Bytes> {
+        let has_it = match self.comparable(after) {
+            Some(_) => number == self.limits.number,
+            // Equal numbers of different lives mean nothing, but that there never was one.
+            None => number == 0 && self.limits.number == 0,
         };
-        let Some(after) = after.filter(comparable) else {
+        (!has_it).then(|| self.limits.message.clone())
+    }
+
+    /// Takes another message of the same policy into use (resets grow old). Nobody is told.
+    pub(super) fn renew_limits(&mut self, limits: Limits) {
+        if limits.number == self.limits.number && limits != self.limits {
+            self.limits = limits;
+            self.deltas.clear();
+        }
+    }
+
+    /// What a proxy at `after` is told of the decisions.
+    pub(super) fn answer(&mut self, after: Option<Revision>, now: UnixSeconds) -> Answer {
+        let Some(after) = self.comparable(after) else {
             self.freshen(now);
             return self.snapshot_to_the_present();
         };
@@ -213,6 +267,14 @@ impl Stream {
         self.compacting = false;
     }
 
+    /// A revision that ours follow from; none of another life, or of a future that a restored
+    /// database has forgotten.
+    fn comparable(&self, after: Option<Revision>) -> Option<Revision> {
+        after.filter(|after| {
+            after.epoch == self.revision.epoch && after.number <= self.revision.number
+        })
+    }
+
     fn snapshot_to_the_present(&mut self) -> Answer {
         let is_stale = self.snapshot_number < self.revision.number;
         let delta = is_stale.then(|| self.delta(self.snapshot_number));
@@ -248,6 +310,8 @@ impl Stream {
                 revision: self.revision,
                 steps: steps.map(|step| Arc::clone(&step.changes)).collect(),
                 encoded: OnceLock::new(),
+                limits: self.limits.message.clone(),
+                with_limits: OnceLock::new(),
             })
         };
         Arc::clone(self.deltas.entry(base).or_insert_with(build))
@@ -342,6 +406,10 @@ mod tests {
         Revision { epoch: 7, number }
     }
 
+    fn none() -> Limits {
+        Limits::new(0, b"{}")
+    }
+
     fn entry(id: DecisionId) -> Entry {
         let address = std::net::Ipv4Addr::from(id.wrapping_mul(2_654_435_761));
         Entry {
@@ -423,22 +491,95 @@ mod tests {
 
     #[test]
     fn a_proxy_that_has_everything_waits() {
-        let mut stream = Stream::new(at(5), &[entry(1)], NOW, SMALL);
+        let mut stream = Stream::new(at(5), &[entry(1)], none(), NOW, SMALL);
         assert!(matches!(stream.answer(Some(at(5)), NOW), Answer::Wait));
     }
 
     #[test]
     fn a_new_foreign_or_future_revision_gets_a_snapshot() {
-        let mut stream = Stream::new(at(5), &[entry(1)], NOW, SMALL);
+        let mut stream = Stream::new(at(5), &[entry(1)], none(), NOW, SMALL);
         for after in [None, Some(at(6)), Some(Revision { epoch: 8, number: 5 }), Some(at(4))] {
             assert!(matches!(stream.answer(after, NOW), Answer::Snapshot(..)), "{after:?}");
         }
     }
 
     #[test]
+    fn limits_are_told_to_whoever_has_another_number_of_the_same_life() {
+        let mut stream = Stream::new(at(5), &[], Limits::new(3, b"old"), NOW, SMALL);
+        let told = |stream: &Stream, after, number| {
+            let message = stream.limits(after, number)?;
+            Some(policy::decode(&message).unwrap().payload.to_vec())
+        };
+        assert_eq!(told(&stream, Some(at(5)), 3), None);
+        assert_eq!(told(&stream, Some(at(4)), 2).as_deref(), Some(b"old".as_slice()));
+        stream.publish(at(6), vec![], Some(Limits::new(6, b"new"))).unwrap();
+        for (after, number) in [
+            (Some(at(5)), 3),
+            (None, 0),
+            // Another life, or one that a restored database has forgotten: the same number
+            // is another policy.
+            (None, 6),
+            (Some(Revision { epoch: 8, number: 6 }), 6),
+            (Some(at(7)), 6),
+        ] {
+            let told = told(&stream, after, number);
+            assert_eq!(told.as_deref(), Some(b"new".as_slice()), "{after:?} {number}");
+        }
+        assert_eq!(told(&stream, Some(at(6)), 6), None);
+    }
+
+    #[test]
+    fn limits_that_were_never_changed_are_told_only_to_who_has_others() {
+        let stream = Stream::new(at(5), &[], none(), NOW, SMALL);
+        let foreign = Some(Revision { epoch: 8, number: 5 });
+        assert_eq!((stream.limits(None, 0), stream.limits(foreign, 0)), (None, None));
+        assert!(stream.limits(None, 4).is_some() && stream.limits(foreign, 4).is_some());
+    }
+
+    #[test]
+    fn a_change_of_limits_is_an_empty_step() {
+        let mut stream = Stream::new(at(5), &[entry(1)], none(), NOW, SMALL);
+        stream.publish(at(6), vec![], Some(Limits::new(6, b"new"))).unwrap();
+        let Answer::Delta(delta) = stream.answer(Some(at(5)), NOW) else {
+            panic!("expected a delta")
+        };
+        let message = wire::decode(&delta.bytes(NOW)).unwrap().header;
+        assert_eq!((message.base, message.revision, message.entries), (5, at(6), 0));
+        let both = delta.bytes_with_limits(NOW);
+        let limits = &both[delta.bytes(NOW).len()..];
+        assert_eq!(policy::decode(limits), Ok(policy::Message { number: 6, payload: b"new" }));
+        assert_eq!(both.as_ptr(), delta.bytes_with_limits(NOW).as_ptr());
+    }
+
+    #[test]
+    fn any_number_of_empty_steps_takes_bounded_memory() {
+        let mut stream = Stream::new(at(0), &[], none(), NOW, SMALL);
+        for number in 1..10_000 {
+            stream.publish(at(number), vec![], Some(Limits::new(number, b"{}"))).unwrap();
+            if let Some(work) = stream.compaction() {
+                let (revision, bytes) = work.run(NOW).unwrap();
+                stream.install(revision, bytes);
+            }
+        }
+        let most = 2 * SMALL / STEP_BYTES as usize + 2;
+        assert!(stream.steps.len() <= most, "{}", stream.steps.len());
+    }
+
+    #[test]
+    fn renewed_limits_wake_nobody() {
+        let mut stream = Stream::new(at(5), &[], Limits::new(3, b"old"), NOW, SMALL);
+        stream.renew_limits(Limits::new(3, b"new"));
+        assert_eq!(stream.limits(Some(at(5)), 3), None);
+        let message = stream.limits(Some(at(5)), 0).unwrap();
+        assert_eq!(policy::decode(&message).unwrap().payload, b"new");
+        stream.renew_limits(Limits::new(4, b"later"));
+        assert_eq!(stream.limits(Some(at(5)), 3), None);
+    }
+
+    #[test]
     fn a_delta_is_encoded_once_for_all() {
-        let mut stream = Stream::new(at(5), &[], NOW, SMALL);
-        stream.publish(at(6), add(1..3)).unwrap();
+        let mut stream = Stream::new(at(5), &[], none(), NOW, SMALL);
+        stream.publish(at(6), add(1..3), None).unwrap();
         let (Answer::Delta(one), Answer::Delta(other)) =
             (stream.answer(Some(at(5)), NOW), stream.answer(Some(at(5)), NOW))
         else {
@@ -449,24 +590,24 @@ mod tests {
 
     #[test]
     fn a_gap_is_noticed_and_a_repeat_ignored() {
-        let mut stream = Stream::new(at(5), &[], NOW, SMALL);
-        assert_eq!(stream.publish(at(7), vec![]), Err(Gap));
-        assert_eq!(stream.publish(Revision { epoch: 8, number: 6 }, vec![]), Err(Gap));
-        assert_eq!(stream.publish(at(5), add(1..2)), Ok(()));
+        let mut stream = Stream::new(at(5), &[], none(), NOW, SMALL);
+        assert_eq!(stream.publish(at(7), vec![], None), Err(Gap));
+        assert_eq!(stream.publish(Revision { epoch: 8, number: 6 }, vec![], None), Err(Gap));
+        assert_eq!(stream.publish(at(5), add(1..2), None), Ok(()));
         assert_eq!(stream.revision(), at(5));
     }
 
     #[test]
     fn a_large_change_is_sent_as_a_snapshot_not_as_a_larger_delta() {
-        let mut stream = Stream::new(at(1), &[], NOW, SMALL);
+        let mut stream = Stream::new(at(1), &[], none(), NOW, SMALL);
         let mut proxy = Model::default();
         proxy.catch_up(&mut stream);
-        stream.publish(at(2), add(1..2_001)).unwrap();
+        stream.publish(at(2), add(1..2_001), None).unwrap();
         assert!(matches!(stream.answer(Some(at(1)), NOW), Answer::Wait));
         assert_eq!(proxy.catch_up(&mut stream), 2, "a wait, then one snapshot");
         assert_eq!(proxy.entries.len(), 2_000);
         // The next small change is a small delta again.
-        stream.publish(at(3), add(3_000..3_001)).unwrap();
+        stream.publish(at(3), add(3_000..3_001), None).unwrap();
         let Answer::Delta(delta) = stream.answer(Some(at(2)), NOW) else {
             panic!("expected a delta")
         };
@@ -476,16 +617,16 @@ mod tests {
     #[test]
     fn a_snapshot_leaves_out_what_has_ended() {
         let ended = Entry { expires_at: NOW, ..entry(1) };
-        let mut stream = Stream::new(at(1), &[ended], NOW - 10, SMALL);
-        stream.publish(at(2), add(2..2_000)).unwrap();
+        let mut stream = Stream::new(at(1), &[ended], none(), NOW - 10, SMALL);
+        stream.publish(at(2), add(2..2_000), None).unwrap();
         let (_, bytes) = stream.compaction().unwrap().run(NOW).unwrap();
         assert_eq!(wire::decode(&bytes).unwrap().header.entries, 1_998);
     }
 
     #[test]
     fn a_projection_measures_without_changing_anything() {
-        let mut stream = Stream::new(at(1), &[entry(1)], NOW, SMALL);
-        stream.publish(at(2), add(2..3)).unwrap();
+        let mut stream = Stream::new(at(1), &[entry(1)], none(), NOW, SMALL);
+        stream.publish(at(2), add(2..3), None).unwrap();
         let before = stream.projection().run(NOW).unwrap().1.len();
         let targets = (3..1_003).map(|id| (entry(id).target, Tier::Manual)).collect();
         let size = stream.projection().size_with(targets, NOW).unwrap();
@@ -524,7 +665,7 @@ mod tests {
             fn every_proxy_converges(
                 events in proptest::collection::vec((0u8..6, 0usize..4, 0u32..400, 1u32..1_500), 1..25)
             ) {
-                let mut stream = Stream::new(at(1), &[], NOW, SMALL);
+                let mut stream = Stream::new(at(1), &[], none(), NOW, SMALL);
                 let mut truth = std::collections::BTreeMap::new();
                 let mut proxies: [Model; 4] = Default::default();
                 let mut next = 1;
@@ -536,12 +677,12 @@ mod tests {
                             let changes = add(next..next + count);
                             truth.extend((next..next + count).map(|id| (id, entry(id))));
                             next += count;
-                            stream.publish(at(number), changes).unwrap();
+                            stream.publish(at(number), changes, None).unwrap();
                         }
                         2 => {
                             let gone: Vec<DecisionId> = truth.keys().copied().filter(|id| id % 400 == some).collect();
                             let changes = gone.iter().map(|id| Change::Remove { target: truth.remove(id).unwrap().target, id: *id }).collect();
-                            stream.publish(at(number), changes).unwrap();
+                            stream.publish(at(number), changes, None).unwrap();
                         }
                         3 => if let Some(work) = stream.compaction() {
                             let (revision, bytes) = work.run(NOW).unwrap();

@@ -1,6 +1,6 @@
 //! Two stores behind two traits.
 //!
-//! *State* is small and precious: decisions, tokens, audit, proxies. *Log* is large and
+//! *State* is small and precious: decisions, limits, tokens, audit, proxies. *Log* is large and
 //! passes through: records. Both start on SQLite; each can be outgrown on its own.
 //!
 //! | module | owns |
@@ -28,6 +28,7 @@ use ipnet::IpNet;
 use ipwarden::decisions::{Change, Entry};
 use jiff::Timestamp;
 
+use crate::limits::{Change as LimitChange, Override, Policy};
 use crate::model::{
     Action, Actor, AuditEntry, Decision, DecisionId, NewDecision, Origin, Revision, Role,
     StoredRecord, Token,
@@ -106,6 +107,17 @@ pub struct DecisionFilter {
     pub limit: usize,
 }
 
+/// What a change of limits did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsChanged {
+    /// Revision after the change; unchanged when there was nothing to remove.
+    pub revision: Revision,
+    /// What was kept under the limit's name before; always `None` for a reset.
+    pub before: Option<Override>,
+    /// Everything that is kept now.
+    pub policy: Policy,
+}
+
 /// A token to be stored: the secret itself never is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewToken {
@@ -117,10 +129,10 @@ pub struct NewToken {
     pub hash: [u8; 32],
 }
 
-/// State: decisions, tokens, audit.
+/// State: decisions, limits, tokens, audit. Decisions and limits share one revision.
 #[async_trait]
 pub trait StateStore: Send + Sync {
-    /// The present revision of the decision set.
+    /// The present revision of decisions and limits.
     async fn revision(&self) -> Result<Revision>;
 
     /// Adds decisions in one transaction, one revision: all or nothing. A live decision of
@@ -161,6 +173,21 @@ pub trait StateStore: Send + Sync {
     /// Forgets decisions that ended before `now - keep`. Does not change the revision:
     /// every proxy enforces an expiry by itself. Returns how many.
     async fn sweep_decisions(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64>;
+
+    /// The changes to limits that are kept, with the present revision. Resets older than
+    /// [`crate::limits::RESET_LIFETIME`] are left out.
+    async fn limits(&self, now: Timestamp) -> Result<(Revision, Policy)>;
+
+    /// Makes one change in one transaction, one revision, which becomes the policy's number.
+    /// When there was nothing to remove there is no new revision and no audit line. Resets
+    /// get growing numbers, never one twice; the latest [`ipwarden::limits::policy::MAX_RESETS`]
+    /// are kept. Who changed a limit is the audit line's actor.
+    async fn change_limits(
+        &self,
+        change: LimitChange,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<LimitsChanged>;
 
     /// Stores a token. `None` when a live token has that name.
     async fn create_token(

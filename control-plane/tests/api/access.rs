@@ -16,7 +16,9 @@ fn let_in(method: &Method, path: &str) -> u16 {
             400
         }
         ("GET", "/v1/decisions/check") => 400,
-        ("DELETE", "/v1/tokens/{name}") => 404,
+        ("PUT" | "PATCH", "/v1/limits/{name}") => 400,
+        ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
+        ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,
         _ => 200,
     }
 }
@@ -60,7 +62,9 @@ async fn the_table_says_what_is_promised() {
     };
     assert_eq!(row("GET", "/v1/decisions/stream"), Access::Proxy);
     assert_eq!(row("POST", "/v1/requests"), Access::Proxy);
+    assert_eq!(row("PUT", "/v1/proxies/limits"), Access::Proxy);
     assert_eq!(row("GET", "/v1/tokens"), Access::Admin);
+    assert_eq!(row("PUT", "/v1/limits/{name}"), Access::Admin);
     for (method, path, access, _) in TABLE {
         assert_eq!(*access == Access::Public, !path.starts_with("/v1/"), "{path}");
         let reads = method.as_str() == "GET";

@@ -3,6 +3,7 @@
 mod access;
 mod decisions;
 mod ingest;
+mod limits;
 mod operation;
 mod scale;
 mod stream;

@@ -36,7 +36,7 @@ async fn ten_thousand_waiting_polls_cost_little_and_are_answered_together() {
     let mut polls = JoinSet::new();
     for _ in 0..POLLS {
         let hub = hub.clone();
-        polls.spawn(async move { hub.poll(Some(at), Duration::from_secs(55)).await });
+        polls.spawn(async move { hub.poll(Some(at), 0, Duration::from_secs(55)).await });
     }
     until(|| hub.waiting() == POLLS).await;
     let each = resident().saturating_sub(before) / POLLS as u64;

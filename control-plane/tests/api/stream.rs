@@ -155,7 +155,7 @@ async fn a_bad_poll_is_explained() {
         [
             "after: expected a number from 0 to 18446744073709551615, found '-1'",
             "wait: expected a duration up to 55s such as 30s, found '2m'",
-            "since: not a parameter here: expected epoch, after, wait",
+            "since: not a parameter here: expected epoch, after, limits, wait",
         ]
     );
 }

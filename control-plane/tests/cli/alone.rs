@@ -22,6 +22,9 @@ fn without_a_service_the_exit_code_is_3_and_the_message_says_how_to_start_it() {
         &["check", "203.0.113.7"],
         &["block", "203.0.113.7"],
         &["unblock", "203.0.113.7"],
+        &["limits"],
+        &["limits", "shadow", "login"],
+        &["limits", "reset", "203.0.113.7"],
     ] {
         let arguments: Vec<&str> = ["--url", &url].iter().chain(command).copied().collect();
         let ended = alone(dir.path(), &arguments).expect(3);

@@ -5,5 +5,6 @@ mod alone;
 mod bench;
 mod decisions;
 mod doctor;
+mod limits;
 mod requests;
 mod tokens;

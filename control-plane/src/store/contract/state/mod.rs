@@ -1,5 +1,6 @@
 //! What every [`StateStore`] must do.
 
+mod limits;
 mod model;
 
 use std::sync::Arc;
@@ -28,6 +29,10 @@ macro_rules! state_contract {
             listing_filters_counts_and_pages,
             sweeping_keeps_the_revision_and_what_lives,
             numbers_are_never_given_twice,
+            limits_and_decisions_share_one_revision,
+            a_limit_is_kept_until_it_is_removed,
+            resets_are_numbered_on_and_grow_old,
+            limits_agree_with_what_was_foreseen,
             a_token_lives_under_its_name_until_it_is_revoked,
             the_audit_log_is_read_backwards_in_pages,
             whatever_happens_agrees_with_the_model,
@@ -42,6 +47,10 @@ macro_rules! state_contract {
         )*
     };
 }
+pub(crate) use limits::{
+    a_limit_is_kept_until_it_is_removed, limits_agree_with_what_was_foreseen,
+    limits_and_decisions_share_one_revision, resets_are_numbered_on_and_grow_old,
+};
 pub(crate) use model::whatever_happens_agrees_with_the_model;
 pub(crate) use state_contract;
 

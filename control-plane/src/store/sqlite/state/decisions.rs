@@ -275,7 +275,8 @@ fn prepare_retire<'t>(tx: &'t Transaction<'_>) -> Work<rusqlite::CachedStatement
     Ok(tx.prepare_cached("UPDATE decisions SET removed = ?2, removed_at = ?3 WHERE id = ?1")?)
 }
 
-fn next_revision(tx: &Transaction<'_>) -> Work<Revision> {
+/// Takes the next revision.
+pub(super) fn next_revision(tx: &Transaction<'_>) -> Work<Revision> {
     tx.execute("UPDATE meta SET revision = revision + 1", [])?;
     revision(tx)
 }

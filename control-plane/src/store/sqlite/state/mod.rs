@@ -1,9 +1,10 @@
-//! State in SQLite: decisions, tokens, audit.
+//! State in SQLite: decisions, limits, tokens, audit.
 //!
 //! Times are kept to the microsecond.
 
 mod decisions;
 mod key;
+mod limits;
 mod tokens;
 
 use std::path::Path;
@@ -19,10 +20,12 @@ use rusqlite_migration::M;
 use super::database::{Database, Failure, Kind, Work};
 use super::readers::Readers;
 use super::writer::Writer;
+use crate::limits::{Change, Policy};
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
 use crate::store::view::time_of_us;
 use crate::store::{
-    Added, DecisionFilter, NewAudit, NewToken, Removal, Removed, Result, StateStore, StoreError,
+    Added, DecisionFilter, LimitsChanged, NewAudit, NewToken, Removal, Removed, Result, StateStore,
+    StoreError,
 };
 
 /// A change of more decisions than this gives the writer's cache back afterwards.
@@ -34,6 +37,7 @@ const KIND: Kind = Kind {
     migrations: &[
         M::up(include_str!("../../../../migrations/state/001_decisions.sql")),
         M::up(include_str!("../../../../migrations/state/002_tokens_audit.sql")),
+        M::up(include_str!("../../../../migrations/state/003_limits.sql")),
     ],
     // A list of a million is one transaction; were its pages to leave the cache before the
     // commit, it would take twice as long. Given back afterwards.
@@ -170,6 +174,27 @@ impl StateStore for SqliteState {
             self.tidy(usize::try_from(swept).unwrap_or(usize::MAX)).await;
         }
         Ok(swept)
+    }
+
+    async fn limits(&self, now: Timestamp) -> Result<(Revision, Policy)> {
+        self.readers.read(move |tx| limits::policy(tx, now)).await
+    }
+
+    async fn change_limits(
+        &self,
+        change: Change,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<LimitsChanged> {
+        self.write(move |tx| {
+            let (revision, before, changed) = limits::change(tx, &change, &audit.actor, now)?;
+            if changed {
+                tokens::note(tx, &audit, now)?;
+            }
+            let (_, policy) = limits::policy(tx, now)?;
+            Ok(LimitsChanged { revision, before, policy })
+        })
+        .await
     }
 
     async fn create_token(
