@@ -10,6 +10,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+mod special;
+
+pub use special::{is_global, uniform_net};
+
 /// The longest text that can name a target: a full IPv6 address with a prefix length.
 /// Longer input is refused before it is parsed.
 pub const MAX_TARGET_TEXT_BYTES: usize = 64;
