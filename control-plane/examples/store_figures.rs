@@ -84,6 +84,7 @@ async fn log(path: &Path, what: &str, address_of: impl Fn(u64) -> u64) {
             batch: Batch { header: header(number), records },
             received_at: Timestamp::UNIX_EPOCH,
             store_query: false,
+            places: Vec::new(),
         };
         let before = now();
         let outcome = log.append(std::slice::from_ref(&incoming)).await.expect("it is stored");

@@ -8,6 +8,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fleet::Fleet;
+use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::live::Live;
@@ -34,6 +35,8 @@ pub struct App {
     pub ingest: Ingest,
     /// The live stream of records.
     pub live: Live,
+    /// Where addresses are.
+    pub geo: Geo,
     /// Who follows the decision stream.
     pub fleet: Fleet,
     /// What is counted.

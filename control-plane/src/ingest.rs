@@ -2,18 +2,21 @@
 //!
 //! Owns the promise that a batch is acknowledged only after its durable commit. One thread
 //! takes everything that waits (bounded) and commits it as one transaction, so the slower
-//! the disk, the larger the groups. What does not fit into the queue is refused: the filter
+//! the disk, the larger the groups. On the way each record learns where its client is: no
+//! stored record lacks what the databases knew. What does not fit into the queue is refused: the filter
 //! keeps it and comes back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use ipwarden::record::Record;
 use ipwarden::record::wire::{self, DecodeError};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::geo::{Geo, Places, Spot};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::store::view::stored_records;
@@ -103,12 +106,14 @@ impl Ingest {
     pub fn start(
         store: Arc<dyn LogStore>,
         live: Live,
+        geo: Geo,
         metrics: Arc<Metrics>,
         max_bytes: usize,
         store_query: bool,
     ) -> std::io::Result<(Self, Writer)> {
         let (queue, jobs) = mpsc::channel(QUEUE_BATCHES);
-        let commit = Commit { store, live, metrics: Arc::clone(&metrics), store_query };
+        let places = Places::new(geo);
+        let mut commit = Commit { store, live, places, metrics: Arc::clone(&metrics), store_query };
         let runtime = Handle::current();
         // A thread of its own: decoding and handing over to the store take a whole core
         // under load, which must not be one of those that answer polls.
@@ -180,12 +185,13 @@ impl Writer {
 struct Commit {
     store: Arc<dyn LogStore>,
     live: Live,
+    places: Places,
     metrics: Arc<Metrics>,
     store_query: bool,
 }
 
 impl Commit {
-    fn run(&self, runtime: &Handle, mut queue: mpsc::Receiver<Message>) {
+    fn run(&mut self, runtime: &Handle, mut queue: mpsc::Receiver<Message>) {
         while let Some(message) = queue.blocking_recv() {
             let Message::Batch(first) = message else {
                 queue.close();
@@ -207,7 +213,8 @@ impl Commit {
         }
     }
 
-    fn commit(&self, runtime: &Handle, group: Vec<Job>) {
+    fn commit(&mut self, runtime: &Handle, group: Vec<Job>) {
+        self.places.refresh();
         let started = tokio::time::Instant::now();
         let (bodies, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
@@ -219,10 +226,12 @@ impl Commit {
             match wire::decode(bytes) {
                 Ok(batch) => {
                     let received_at = *received_at;
+                    let places = self.places_of(&batch.records);
                     batches.push(IncomingBatch {
                         batch,
                         received_at,
                         store_query: self.store_query,
+                        places,
                     });
                     waiting.push(answer);
                 }
@@ -256,6 +265,16 @@ impl Commit {
             tracing::error!("batches were not stored: {error}");
         }
         self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+    }
+
+    /// Where the clients of some records are.
+    fn places_of(&mut self, records: &[Record<'_>]) -> Vec<Spot> {
+        if !self.places.knows_anything() {
+            return Vec::new();
+        }
+        let spot =
+            |record: &Record<'_>| record.ip.map_or_else(Spot::default, |ip| self.places.spot(ip));
+        records.iter().map(spot).collect()
     }
 
     fn append(
@@ -403,8 +422,10 @@ mod tests {
 
     fn start(store: Arc<Gated>, max_bytes: usize) -> (Ingest, Writer, Live) {
         let live = Live::new(1);
+        let geo = Geo::new("/nonexistent".into(), Vec::new());
         let (ingest, writer) =
-            Ingest::start(store, live.clone(), Arc::new(Metrics::new()), max_bytes, false).unwrap();
+            Ingest::start(store, live.clone(), geo, Arc::new(Metrics::new()), max_bytes, false)
+                .unwrap();
         (ingest, writer, live)
     }
 

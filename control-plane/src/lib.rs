@@ -9,6 +9,7 @@
 //! | [`clock`] | the only source of time |
 //! | [`config`] | the service's configuration: all errors at once, each with its place |
 //! | [`fleet`] | the proxies: what they have applied, what they lost |
+//! | [`geo`] | where addresses are: databases in memory, replaced while running |
 //! | [`hub`] | the decision stream: changes in order, to every proxy at once |
 //! | [`ingest`] | batches on their way into the log store |
 //! | [`limits`] | changes that lie over the limits that the proxies configure |
@@ -28,6 +29,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fleet;
+pub mod geo;
 pub mod hub;
 pub mod ingest;
 pub mod limits;

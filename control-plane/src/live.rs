@@ -122,6 +122,7 @@ mod tests {
             request_id: String::new(),
             country: None,
             city: None,
+            asn: None,
             proxy: String::new(),
         }
     }

@@ -14,6 +14,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::geo::{self, Databases, Refreshed};
+
 /// Content type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -65,6 +67,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Batches that wait for the store.
     pub queue: Gauge,
+    /// Look-ups of places: found, unknown, reserved, no_data.
+    pub geo_lookups: Family<Kind, Counter>,
+    /// Files with geolocation data: loaded, failed, gone.
+    pub geo_files: Family<Kind, Counter>,
     /// Set when the metrics are read.
     pub now: Readings,
 }
@@ -84,6 +90,12 @@ pub struct Readings {
     pub proxies: Gauge<u64, AtomicU64>,
     /// Records lost, as the proxies report, since their present start.
     pub records_lost: Gauge<u64, AtomicU64>,
+    /// Databases with geolocation data in use.
+    pub geo_databases: Gauge<u64, AtomicU64>,
+    /// Files that should be in use and can't be.
+    pub geo_problems: Gauge<u64, AtomicU64>,
+    /// When the oldest data of a kind was put together, Unix seconds.
+    pub geo_built: Family<Kind, Gauge>,
     /// Size of the state store's files.
     pub state_bytes: Gauge<u64, AtomicU64>,
     /// Size of the log store's files.
@@ -110,6 +122,8 @@ impl Metrics {
             batch_bytes: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             queue: Gauge::default(),
+            geo_lookups: Family::default(),
+            geo_files: Family::default(),
             now: Readings::default(),
         };
         let r = &mut metrics.registry;
@@ -136,7 +150,25 @@ impl Metrics {
             "Batches that wait for the store",
             metrics.queue.clone(),
         );
+        r.register("geo_lookups", "Places asked for", metrics.geo_lookups.clone());
+        r.register(
+            "geo_files",
+            "Files with geolocation data by what became of them",
+            metrics.geo_files.clone(),
+        );
         let now = &metrics.now;
+        r.register("geo_databases", "Geolocation databases in use", now.geo_databases.clone());
+        r.register(
+            "geo_problems",
+            "Geolocation files that should be in use and can't be",
+            now.geo_problems.clone(),
+        );
+        r.register_with_unit(
+            "geo_built_timestamp",
+            "When the oldest geolocation data of a kind was put together",
+            Unit::Seconds,
+            now.geo_built.clone(),
+        );
         r.register("revision", "Number of the decision set", now.revision.clone());
         r.register("decisions", "Live decisions", now.decisions.clone());
         r.register("polls_waiting", "Polls that wait for a change", now.polls_waiting.clone());
@@ -169,6 +201,39 @@ impl Metrics {
     /// Counts a batch by what became of it.
     pub fn batch(&self, kind: &'static str) {
         self.batches.get_or_create(&Kind(kind)).inc();
+    }
+
+    /// Counts a look-up of a place.
+    pub fn geo_lookup(&self, kind: &'static str) {
+        self.geo_lookups.get_or_create(&Kind(kind)).inc();
+    }
+
+    /// Counts what a look at the files with geolocation data found.
+    pub fn geo_refreshed(&self, refreshed: &Refreshed) {
+        let found = [
+            ("loaded", refreshed.loaded.len()),
+            ("failed", refreshed.failed.len()),
+            ("gone", refreshed.gone.len()),
+        ];
+        for (kind, count) in found {
+            if count > 0 {
+                self.geo_files.get_or_create(&Kind(kind)).inc_by(count as u64);
+            }
+        }
+    }
+
+    /// Reads the gauges of geolocation data off its list.
+    pub fn read_geo(&self, databases: &Databases) {
+        let now = &self.now;
+        now.geo_databases.set(databases.in_use().count() as u64);
+        now.geo_problems.set(databases.problems().count() as u64);
+        now.geo_built.clear();
+        for kind in geo::Kind::ALL {
+            let built = databases.in_use().filter(|data| data.kind == kind);
+            if let Some(oldest) = built.filter_map(|data| data.built_at).min() {
+                now.geo_built.get_or_create(&Kind(kind.as_str())).set(oldest.as_second());
+            }
+        }
     }
 
     /// Everything as OpenMetrics text.

@@ -316,6 +316,9 @@ pub struct StoredRecord {
     pub country: Option<String>,
     /// City, absent when unknown.
     pub city: Option<String>,
+    /// Number of the autonomous system, absent when unknown.
+    #[serde(default)]
+    pub asn: Option<u32>,
     /// Name of the proxy.
     pub proxy: String,
 }

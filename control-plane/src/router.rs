@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    audit, check, decisions, import, limits, meta, proxies, requests, status, stream, tokens,
+    audit, check, decisions, geo, import, limits, meta, proxies, requests, status, stream, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -34,6 +34,8 @@ pub enum Access {
     Proxy,
     /// Viewers and admins.
     Read,
+    /// Whoever has a token.
+    AnyRole,
     /// Admins.
     Admin,
 }
@@ -43,7 +45,7 @@ impl Access {
     #[must_use]
     pub const fn admits(self, role: Role) -> bool {
         match (self, role) {
-            (Self::Public, _) | (_, Role::Admin) => true,
+            (Self::Public | Self::AnyRole, _) | (_, Role::Admin) => true,
             (Self::Proxy, Role::Proxy) | (Self::Read, Role::Viewer) => true,
             (Self::Proxy | Self::Read | Self::Admin, Role::Proxy | Role::Viewer) => false,
         }
@@ -54,6 +56,7 @@ impl Access {
             Self::Public => "no token",
             Self::Proxy => "a token of the role proxy or admin",
             Self::Read => "a token of the role viewer or admin",
+            Self::AnyRole => "a token",
             Self::Admin => "a token of the role admin",
         }
     }
@@ -79,6 +82,9 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/v1/requests", Access::Proxy, 60),
     (Method::GET, "/v1/requests", Access::Read, 60),
     (Method::GET, "/v1/requests/live", Access::Read, 30),
+    (Method::GET, "/v1/geo", Access::Read, 30),
+    (Method::POST, "/v1/geo", Access::AnyRole, 30),
+    (Method::GET, "/v1/geo/{ip}", Access::AnyRole, 5),
     (Method::GET, "/v1/proxies", Access::Read, 30),
     (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
     (Method::GET, "/v1/audit", Access::Read, 30),
@@ -111,6 +117,8 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(limits::reset))
         .routes(routes!(requests::search, requests::ship))
         .routes(routes!(requests::live))
+        .routes(routes!(geo::databases, geo::locate_all))
+        .routes(routes!(geo::locate))
         .routes(routes!(proxies::list))
         .routes(routes!(proxies::report_limits))
         .routes(routes!(audit::list))
@@ -133,6 +141,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         (name = "decisions", description = "What to do with which addresses"),
         (name = "limits", description = "How many requests a client may make"),
         (name = "requests", description = "What happened"),
+        (name = "geo", description = "Where addresses are"),
         (name = "proxies", description = "For proxies, and about them"),
         (name = "operation", description = "The service itself"),
     ),

@@ -24,6 +24,7 @@ use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fleet::Fleet;
+use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::ingest::{Ingest, Writer};
 use crate::live::Live;
@@ -43,6 +44,8 @@ const DRAIN: Duration = Duration::from_secs(7);
 const FLUSH: Duration = Duration::from_secs(3);
 /// How often old decisions are forgotten and uses of tokens noted.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often the files with geolocation data are looked at.
+const GEO_LOOK: Duration = Duration::from_secs(5);
 /// Pause when the system gives no more connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Files that are open beside the connections.
@@ -151,9 +154,13 @@ impl Service {
         }
         let metrics = Arc::new(Metrics::new());
         let live = Live::new(config.limits.live);
+        let geo = Geo::new(config.geo_dir(), config.geo.files.clone());
+        // Before the first record: each is completed when it is stored, and only then.
+        look_at_geo(geo.clone(), Arc::clone(&metrics), now).await;
         let (ingest, writer) = Ingest::start(
             Arc::clone(&log),
             live.clone(),
+            geo.clone(),
             Arc::clone(&metrics),
             config.limits.ingest_bytes,
             config.store_query,
@@ -175,6 +182,7 @@ impl Service {
             hub,
             ingest,
             live,
+            geo,
             fleet: Fleet::default(),
             metrics,
             imports: Semaphore::new(IMPORTS),
@@ -182,7 +190,10 @@ impl Service {
         });
         let router = router::router(Arc::clone(&app));
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
-        let housekeeper = tokio::spawn(keep_house(Arc::clone(&app)));
+        let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
+        let housekeeper = tokio::spawn(async {
+            tokio::join!(house, geo);
+        });
         let revision = app.hub.revision();
         tracing::info!(
             version = ipwarden::VERSION,
@@ -393,5 +404,28 @@ async fn keep_house(app: Arc<App>) {
         if let Err(error) = app.hub.verify().await {
             tracing::warn!("the decision set could not be compared with the store: {error}");
         }
+    }
+}
+
+/// Loads geolocation data that changed, every few seconds.
+async fn keep_geo(app: Arc<App>) {
+    let first = tokio::time::Instant::now() + GEO_LOOK;
+    let mut look = tokio::time::interval_at(first, GEO_LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = app.hub.stopping() => return,
+        }
+        look_at_geo(app.geo.clone(), Arc::clone(&app.metrics), app.clock.now()).await;
+    }
+}
+
+/// Looks at the files with geolocation data once, on a thread that may block.
+async fn look_at_geo(geo: Geo, metrics: Arc<Metrics>, now: jiff::Timestamp) {
+    let looked = tokio::task::spawn_blocking(move || geo.refresh(now));
+    match looked.await {
+        Ok(refreshed) => metrics.geo_refreshed(&refreshed),
+        Err(error) => tracing::error!("geolocation data could not be looked at: {error}"),
     }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     read.decisions.set(live_decisions(&app).await?);
     read.polls_waiting.set(app.hub.waiting() as u64);
     read.live_subscribers.set(app.live.subscribers() as u64);
+    app.metrics.read_geo(&app.geo.databases(now));
     read.state_bytes.set(store_bytes(&app.config.data_dir, STATE_FILE));
     read.log_bytes.set(store_bytes(&app.config.data_dir, LOG_FILE));
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()))

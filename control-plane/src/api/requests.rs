@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::{AppState, Params, Problem, ProblemBody, read_body};
 use crate::auth::Identity;
+use crate::geo::Country;
 use crate::ingest::IngestError;
 use crate::live::{Seen, Subscription};
 use crate::model::StoredRecord;
@@ -103,6 +104,7 @@ pub struct RecordPage {
         ("method" = Option<String>, Query),
         ("status" = Option<String>, Query, description = "404 or 4xx"),
         ("verdict" = Option<String>, Query, description = "some of admitted, blocked, limited, shadow, unready, redirected, unseen, with commas between them"),
+        ("country" = Option<String>, Query, description = "two letters: FR"),
         ("proxy" = Option<String>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339, or how long ago: 1h"),
         ("until" = Option<String>, Query, description = "RFC 3339, or how long ago"),
@@ -142,6 +144,7 @@ pub(crate) async fn search(
         ("method" = Option<String>, Query),
         ("status" = Option<String>, Query, description = "404 or 4xx"),
         ("verdict" = Option<String>, Query, description = "words with commas between them"),
+        ("country" = Option<String>, Query, description = "two letters: FR"),
         ("proxy" = Option<String>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339, or how long ago: 1h"),
         ("until" = Option<String>, Query, description = "RFC 3339, or how long ago"),
@@ -208,6 +211,7 @@ fn record_query(params: &mut Params, now: Timestamp) -> RecordQuery {
         verdicts: params
             .parsed("verdict", "some of admitted, blocked, limited, shadow, unready, redirected, unseen, with commas between them", parse_verdicts)
             .unwrap_or_default(),
+        country: params.parsed("country", "a country's code of two letters such as FR", Country::new),
         proxy: params.text("proxy"),
         since: params.parsed("since", moment, |text| parse_moment(text, now)),
         until: params.parsed("until", moment, |text| parse_moment(text, now)),

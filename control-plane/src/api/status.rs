@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::{AppState, Params, Problem};
 use crate::app::App;
+use crate::geo::Databases;
 use crate::store::{self, DecisionFilter};
 
 /// Name of the state store's file in the data directory.
@@ -50,6 +51,8 @@ pub struct Status {
     pub ingest_queue: usize,
     /// Polls that wait for a change.
     pub polls_waiting: usize,
+    /// Geolocation data.
+    pub geo: Databases,
     /// Envoy's admin interface, where configured.
     pub envoy_admin: Option<String>,
 }
@@ -85,6 +88,7 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         records_stored: stored,
         ingest_queue: app.ingest.queued(),
         polls_waiting: app.hub.waiting(),
+        geo: app.geo.databases(app.clock.now()),
         envoy_admin: app.config.envoy_admin.clone(),
     }))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, ConfigError, LogFormat, LogLevel};
+use crate::geo::files::MAX_FILES;
 
 /// A value as a source gives it.
 pub(super) enum Raw<'a> {
@@ -12,6 +13,8 @@ pub(super) enum Raw<'a> {
     Text(&'a str),
     Integer(i64),
     Boolean(bool),
+    /// A list of strings of a file.
+    List(Vec<&'a str>),
     /// Something else, by the name of its type.
     Other(&'static str),
 }
@@ -25,6 +28,7 @@ impl fmt::Display for Raw<'_> {
             }
             Self::Integer(number) => write!(f, "{number}"),
             Self::Boolean(yes) => write!(f, "{yes}"),
+            Self::List(items) => write!(f, "a list of {}", items.len()),
             Self::Other(kind) => write!(f, "a value of type {kind}"),
         }
     }
@@ -46,6 +50,16 @@ impl Raw<'_> {
             _ => return None,
         };
         (min..=max).contains(&number).then_some(number)
+    }
+
+    /// Texts of a list; one text is read as a list with commas for the environment's sake.
+    fn list(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::List(items) => Some(items.clone()),
+            Self::Text("") => Some(Vec::new()),
+            Self::Text(text) => Some(text.split(',').map(str::trim).collect()),
+            _ => None,
+        }
     }
 
     fn boolean(&self) -> Option<bool> {
@@ -82,10 +96,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "data_dir",
         expected: "a path such as /var/lib/ipwarden",
-        set: |config, raw| {
-            let path = raw.text().filter(|path| !path.is_empty() && !path.contains('\0'))?;
-            put(&mut config.data_dir, Some(PathBuf::from(path)))
-        },
+        set: |config, raw| put(&mut config.data_dir, raw.text().and_then(path)),
     },
     Key {
         path: "envoy_admin",
@@ -131,6 +142,19 @@ pub(super) const KEYS: &[Key] = &[
                 _ => return None,
             };
             put(&mut config.log_format, Some(format))
+        },
+    },
+    Key {
+        path: "geo.dir",
+        expected: "a path such as /var/lib/ipwarden/geo",
+        set: |config, raw| put(&mut config.geo.dir, raw.text().and_then(path).map(Some)),
+    },
+    Key {
+        path: "geo.files",
+        expected: "at most 32 names of MMDB files, in the directory or with their path, such as [\"city.mmdb\"]",
+        set: |config, raw| {
+            let names = raw.list().filter(|names| names.len() <= MAX_FILES)?;
+            put(&mut config.geo.files, names.into_iter().map(path).collect())
         },
     },
     Key {
@@ -219,6 +243,10 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or(usize::MAX)
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
 }
 
 fn admin_address(text: &str) -> Option<String> {

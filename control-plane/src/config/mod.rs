@@ -42,8 +42,28 @@ pub struct Config {
     pub log_level: LogLevel,
     /// How they look.
     pub log_format: LogFormat,
+    /// Where geolocation data is.
+    pub geo: GeoFiles,
     /// What protects the service from too much.
     pub limits: Limits,
+}
+
+impl Config {
+    /// The directory of geolocation data.
+    #[must_use]
+    pub fn geo_dir(&self) -> PathBuf {
+        self.geo.dir.clone().unwrap_or_else(|| self.data_dir.join(crate::geo::DIRECTORY))
+    }
+}
+
+/// Where geolocation data is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GeoFiles {
+    /// The directory; `geo` in the data directory when absent.
+    pub dir: Option<PathBuf>,
+    /// Names in the directory, or paths, in the order in which they are asked; every
+    /// `*.mmdb` of the directory when empty.
+    pub files: Vec<PathBuf>,
 }
 
 impl Default for Config {
@@ -56,6 +76,7 @@ impl Default for Config {
             history: Duration::from_secs(30 * 86_400),
             log_level: LogLevel::Info,
             log_format: LogFormat::Human,
+            geo: GeoFiles::default(),
             limits: Limits::default(),
         }
     }
@@ -281,6 +302,13 @@ fn raw<'a>(value: &'a Spanned<DeValue<'_>>) -> Raw<'a> {
     match value.get_ref() {
         DeValue::String(text) => Raw::Text(text),
         DeValue::Boolean(yes) => Raw::Boolean(*yes),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| match item.get_ref() {
+                DeValue::String(text) => Some(text.as_ref()),
+                _ => None,
+            });
+            texts.collect::<Option<_>>().map_or(Raw::Other("array"), Raw::List)
+        }
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Raw::Other("integer"), Raw::Integer),
         other => Raw::Other(other.type_str()),
@@ -356,6 +384,9 @@ mod tests {
             history = "7d"
             log_level = "debug"
             log_format = "json"
+            [geo]
+            dir = "/srv/geo"
+            files = ["city.mmdb", "/opt/asn.mmdb"]
             [limits]
             connections = 1_000
             polls = 900
@@ -376,6 +407,10 @@ mod tests {
                 history: Duration::from_secs(7 * 86_400),
                 log_level: LogLevel::Debug,
                 log_format: LogFormat::Json,
+                geo: GeoFiles {
+                    dir: Some("/srv/geo".into()),
+                    files: vec!["city.mmdb".into(), "/opt/asn.mmdb".into()],
+                },
                 limits: Limits {
                     connections: 1_000,
                     polls: 900,
@@ -392,7 +427,7 @@ mod tests {
     fn all_errors_come_at_once_with_line_expectation_and_mend() {
         assert_eq!(
             errors(
-                "listen = \"localhost\"\nlissten = 1\n\n[limits]\npolls = 0\nlive = \"many\"\nconnections = [1]\n[extra]\na = 1\n"
+                "listen = \"localhost\"\nlissten = 1\n\n[limits]\npolls = 0\nlive = \"many\"\nconnections = [1]\n[extra]\na = 1\n[geo]\nfiles = [\"\"]\ndir = [\"a\"]\n"
             ),
             [
                 "line 1: listen: expected an address with a port such as 127.0.0.1:8088 or [::1]:8088, found 'localhost'",
@@ -401,6 +436,8 @@ mod tests {
                 "line 6: limits.live: expected a number from 0 to 10000, found 'many'",
                 "line 7: limits.connections: expected a number from 10 to 1000000, found a value of type array",
                 "line 8: extra: not a setting: remove it or see README for the settings there are",
+                "line 11: geo.files: expected at most 32 names of MMDB files, in the directory or with their path, such as [\"city.mmdb\"], found a list of 1",
+                "line 12: geo.dir: expected a path such as /var/lib/ipwarden/geo, found a list of 1",
             ]
         );
     }
@@ -430,6 +467,7 @@ mod tests {
                 ("IPWARDEN_LISTEN", "127.0.0.1:2"),
                 ("IPWARDEN_DATA_DIR", "environment"),
                 ("IPWARDEN_LIMITS_POLLS", "7"),
+                ("IPWARDEN_GEO_FILES", "a.mmdb, b.mmdb"),
                 ("IPWARDEN_TOKEN", "of the command line"),
                 ("IPWARDEN_PORT", "tcp://10.0.0.1:8088"),
                 ("IPWARDEN_SERVICE_HOST", "10.0.0.1"),
@@ -444,6 +482,8 @@ mod tests {
         assert_eq!(config.data_dir, PathBuf::from("environment"));
         assert_eq!(config.log_level, LogLevel::Warn);
         assert_eq!(config.limits.polls, 7);
+        assert_eq!(config.geo.files, [PathBuf::from("a.mmdb"), PathBuf::from("b.mmdb")]);
+        assert_eq!(config.geo_dir(), PathBuf::from("environment/geo"));
         assert!(config.store_query);
 
         let refused = Config::load(

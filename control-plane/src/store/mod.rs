@@ -28,6 +28,7 @@ use ipnet::IpNet;
 use ipwarden::decisions::{Change, Entry};
 use jiff::Timestamp;
 
+use crate::geo::{Country, Spot};
 use crate::limits::{Change as LimitChange, Override, Policy};
 use crate::model::{
     Action, Actor, AuditEntry, Decision, DecisionId, NewDecision, Origin, Revision, Role,
@@ -235,6 +236,8 @@ pub struct IncomingBatch<'a> {
     pub received_at: Timestamp,
     /// Whether queries are stored.
     pub store_query: bool,
+    /// Where each record's client is, in their order; those beyond its end are unknown.
+    pub places: Vec<Spot>,
 }
 
 /// What became of one batch.
@@ -266,6 +269,8 @@ pub struct RecordQuery {
     pub status: Option<StatusFilter>,
     /// One of these verdicts; any when empty.
     pub verdicts: Vec<ipwarden::record::Verdict>,
+    /// Client in this country.
+    pub country: Option<Country>,
     /// From this proxy.
     pub proxy: Option<String>,
     /// Not before.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::text::display_bytes;
 use super::{IncomingBatch, RecordQuery, StatusFilter, flags};
+use crate::geo::Spot;
 use crate::model::StoredRecord;
 
 /// A time of the wire as a timestamp; one beyond the calendar is its last microsecond.
@@ -43,12 +44,18 @@ pub fn stored_records<'a>(
     first_id: i64,
 ) -> impl Iterator<Item = StoredRecord> + 'a {
     let proxy = display_bytes(incoming.batch.header.proxy);
-    (first_id..)
-        .zip(&incoming.batch.records)
-        .map(move |(id, record)| stored_record(id, record, &proxy, incoming.store_query))
+    (first_id..).zip(incoming.batch.records.iter().enumerate()).map(move |(id, (n, record))| {
+        stored_record(id, record, incoming.places.get(n), &proxy, incoming.store_query)
+    })
 }
 
-fn stored_record(id: i64, record: &Record<'_>, proxy: &str, store_query: bool) -> StoredRecord {
+fn stored_record(
+    id: i64,
+    record: &Record<'_>,
+    place: Option<&Spot>,
+    proxy: &str,
+    store_query: bool,
+) -> StoredRecord {
     let text = |bytes| display_bytes(bytes).into_owned();
     StoredRecord {
         id,
@@ -69,8 +76,9 @@ fn stored_record(id: i64, record: &Record<'_>, proxy: &str, store_query: bool) -
         flags: flags::short_names(record.flags),
         user_agent: text(record.user_agent),
         request_id: text(record.request_id),
-        country: None,
-        city: None,
+        country: place.and_then(|place| place.country).map(|country| country.to_string()),
+        city: place.and_then(|place| place.city.as_deref()).map(ToOwned::to_owned),
+        asn: place.and_then(|place| place.asn),
         proxy: proxy.to_owned(),
     }
 }
@@ -97,6 +105,9 @@ impl RecordQuery {
             && equal(&self.host, &record.host)
             && equal(&self.method, &record.method)
             && equal(&self.proxy, &record.proxy)
+            && self
+                .country
+                .is_none_or(|country| record.country.as_deref() == Some(country.as_str()))
             && self.status.is_none_or(|status| status.matches(record.status))
             && (self.verdicts.is_empty()
                 || Verdict::from_word(&record.verdict)

@@ -15,7 +15,7 @@ fn let_in(method: &Method, path: &str) -> u16 {
         ("POST" | "DELETE", "/v1/decisions") | ("POST", "/v1/decisions/import" | "/v1/tokens") => {
             400
         }
-        ("GET", "/v1/decisions/check") => 400,
+        ("GET", "/v1/decisions/check") | ("POST", "/v1/geo") => 400,
         ("PUT" | "PATCH", "/v1/limits/{name}") => 400,
         ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
         ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,
@@ -27,6 +27,7 @@ fn may(access: Access, role: Option<Role>) -> Result<(), u16> {
     match (access, role) {
         (Access::Public, _) | (_, Some(Role::Admin)) => Ok(()),
         (_, None) => Err(401),
+        (Access::AnyRole, Some(_)) => Ok(()),
         (Access::Proxy, Some(Role::Proxy)) | (Access::Read, Some(Role::Viewer)) => Ok(()),
         _ => Err(403),
     }
@@ -39,7 +40,7 @@ async fn every_route_asks_every_role() {
     let viewer = viewer["secret"].as_str().unwrap().to_owned();
     for (method, path, access, _) in TABLE {
         let method = Method::from_bytes(method.as_str().as_bytes()).unwrap();
-        let url = path.replace("{name}", "nobody");
+        let url = path.replace("{name}", "nobody").replace("{ip}", "10.0.0.1");
         for role in [None, Some(Role::Proxy), Some(Role::Viewer), Some(Role::Admin)] {
             let request = match role {
                 None => running.anonymous(method.clone(), &url),

@@ -2,8 +2,11 @@
 
 mod access;
 mod decisions;
+mod geo;
 mod ingest;
 mod limits;
+#[path = "../fixtures/mmdb.rs"]
+mod mmdb;
 mod operation;
 mod scale;
 mod stream;

@@ -191,6 +191,12 @@ impl Polled {
 
 /// A batch of `count` records of a stream.
 pub(crate) fn batch(stream: u64, number: u64, count: u32) -> Vec<u8> {
+    batch_of(stream, number, &vec!["203.0.113.7"; count as usize])
+}
+
+/// A batch with one record of each client.
+pub(crate) fn batch_of(stream: u64, number: u64, clients: &[&str]) -> Vec<u8> {
+    let count = clients.len() as u32;
     let start = START.parse::<Timestamp>().unwrap().as_microsecond() as u64;
     let header = BatchHeader {
         stream,
@@ -205,11 +211,11 @@ pub(crate) fn batch(stream: u64, number: u64, count: u32) -> Vec<u8> {
         skipped: 0,
     };
     let mut encoded = Vec::new();
-    for n in 0..count {
+    for (n, client) in clients.iter().enumerate() {
         let path = format!("/page/{number}/{n}");
         let record = Record {
             time_us: start,
-            ip: Some("203.0.113.7".parse().unwrap()),
+            ip: Some(client.parse().unwrap()),
             verdict: if n % 2 == 0 { Verdict::Admitted } else { Verdict::Blocked },
             weight: 1,
             decision: 0,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::{TIME_US, append_one, everything, header, incoming, record};
+use crate::geo::{Country, Spot};
 use crate::store::contract::{Fixture, law};
 use crate::store::view::stored_records;
 use crate::store::{Appended, LogStore, RecordQuery, StatusFilter};
@@ -118,6 +119,20 @@ fn any_record() -> impl Strategy<Value = Record<'static>> {
         })
 }
 
+/// Countries of clients; of the last there is none.
+const COUNTRIES: [&str; 3] = ["GB", "FR", "DE"];
+
+/// A place for each address, unknown for some.
+fn place_of(record: &Record<'_>) -> Spot {
+    match record.ip {
+        Some(IpAddr::V4(ip)) if u32::from(ip).is_multiple_of(2) => {
+            Spot { country: Country::new("GB"), city: Some("London".into()), asn: Some(u32::MAX) }
+        }
+        Some(IpAddr::V6(_)) => Spot { country: Country::new("FR"), ..Spot::default() },
+        _ => Spot::default(),
+    }
+}
+
 fn any_query() -> impl Strategy<Value = RecordQuery> {
     use proptest::option::weighted;
     use proptest::sample::select;
@@ -139,25 +154,28 @@ fn any_query() -> impl Strategy<Value = RecordQuery> {
         text(&["GET", "PUT"]),
         weighted(0.2, status),
         proptest::collection::vec(any_verdict(), 0..3),
-        text(&["edge-1", "edge-2", "edge-3"]),
+        (text(&["edge-1", "edge-2", "edge-3"]), weighted(0.2, select(COUNTRIES.to_vec()))),
         (time(), time()),
         (weighted(0.3, -3i64..40), 0usize..30),
     )
-        .prop_map(|(net, path_prefix, host, method, status, verdicts, proxy, span, page)| {
-            RecordQuery {
-                net,
-                path_prefix,
-                host,
-                method,
-                status,
-                verdicts,
-                proxy,
-                since: span.0,
-                until: span.1,
-                before: page.0,
-                limit: page.1,
-            }
-        })
+        .prop_map(
+            |(net, path_prefix, host, method, status, verdicts, (proxy, country), span, page)| {
+                RecordQuery {
+                    net,
+                    path_prefix,
+                    host,
+                    method,
+                    status,
+                    verdicts,
+                    country: country.and_then(Country::new),
+                    proxy,
+                    since: span.0,
+                    until: span.1,
+                    before: page.0,
+                    limit: page.1,
+                }
+            },
+        )
 }
 
 pub(crate) async fn every_query_finds_what_matches<F>()
@@ -173,7 +191,8 @@ where
         let store = fixture.open().await;
         for (number, records) in (1..).zip(batches) {
             let proxy: &[u8] = if number % 2 == 0 { b"edge-2" } else { b"edge-1" };
-            let batch = incoming(BatchHeader { proxy, ..header(1, number) }, records);
+            let mut batch = incoming(BatchHeader { proxy, ..header(1, number) }, records);
+            batch.places = batch.batch.records.iter().map(place_of).collect();
             append_one(&store, &batch).await;
         }
         let all = everything(&store).await;

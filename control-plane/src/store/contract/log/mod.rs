@@ -10,6 +10,7 @@ use ipwarden::record::{Batch, BatchHeader, Record, Verdict};
 use jiff::Timestamp;
 
 use super::Fixture;
+use crate::geo::{Country, Spot};
 use crate::model::StoredRecord;
 use crate::store::view::stored_records;
 use crate::store::{Appended, IncomingBatch, LogStore, RecordQuery};
@@ -88,7 +89,12 @@ pub(crate) fn record() -> Record<'static> {
 }
 
 pub(crate) fn incoming<'a>(header: BatchHeader<'a>, records: Vec<Record<'a>>) -> IncomingBatch<'a> {
-    IncomingBatch { batch: Batch { header, records }, received_at: received(), store_query: false }
+    IncomingBatch {
+        batch: Batch { header, records },
+        received_at: received(),
+        store_query: false,
+        places: Vec::new(),
+    }
 }
 
 async fn append_one(store: &impl LogStore, batch: &IncomingBatch<'_>) -> Appended {
@@ -143,6 +149,15 @@ where
         ..full
     };
     let without = incoming(header(1, 1), vec![full, bare, large]);
+    let places = vec![
+        Spot {
+            country: Country::new("FR"),
+            city: Some("Saint-Étienne".into()),
+            asn: Some(u32::MAX),
+        },
+        Spot { asn: Some(1), ..Spot::default() },
+    ];
+    let without = IncomingBatch { places, ..without };
     let with = IncomingBatch { store_query: true, ..incoming(header(1, 2), vec![full, bare]) };
     let outcomes = store.append(&[without.clone(), with.clone()]).await.unwrap();
     let [Appended::Stored { first_id }, Appended::Stored { first_id: second_id }] = outcomes[..]
@@ -153,6 +168,12 @@ where
     let expected: Vec<_> =
         stored_records(&without, first_id).chain(stored_records(&with, second_id)).collect();
     assert_eq!(expected[0].query, None);
+    assert_eq!(
+        (expected[0].country.as_deref(), expected[0].city.as_deref(), expected[0].asn),
+        (Some("FR"), Some("Saint-Étienne"), Some(u32::MAX))
+    );
+    assert_eq!((&expected[1].country, &expected[1].city, expected[1].asn), (&None, &None, Some(1)));
+    assert_eq!((&expected[2].country, &expected[2].city, expected[2].asn), (&None, &None, None));
     assert_eq!(expected[3].query.as_deref(), Some("page=1"));
     assert_eq!(everything(&store).await, expected);
     drop(store);

@@ -8,6 +8,7 @@ use rusqlite::{CachedStatement, Transaction, params};
 use super::prepared::{Prepared, Row};
 use super::strings::Strings;
 use super::{hour_of, request_id, streams};
+use crate::geo::Country;
 use crate::store::Appended;
 use crate::store::sqlite::database::Work;
 use crate::store::text::display_bytes;
@@ -44,8 +45,8 @@ pub(super) fn append(
 
 const INSERT: &str = "INSERT INTO records (id, time, ip, verdict, decision, rule, weight, method, \
      host, path, query, status, flags, duration_us, bytes_in, bytes_out, user_agent, request_id, \
-     proxy) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
-     ?18, ?19)";
+     proxy, country, city, asn) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
+     ?18, ?19, ?20, ?21, ?22)";
 
 /// One call of `append`.
 struct Call<'c> {
@@ -93,6 +94,7 @@ impl Call<'_> {
         let path = intern(row.path)?;
         let user_agent = intern(row.user_agent)?;
         let proxy = intern(batch.proxy)?;
+        let city = if row.city.is_empty() { None } else { Some(intern(row.city)?) };
         let query = (!row.query.is_empty()).then(|| display_bytes(batch.bytes(row.query)));
         let v4;
         let v6;
@@ -127,6 +129,9 @@ impl Call<'_> {
             user_agent,
             request_id::to_sql(batch.bytes(row.request_id)),
             proxy,
+            row.country.as_ref().map(Country::as_str),
+            city,
+            row.asn,
         ])?;
         let ids = self.hours.entry(hour).or_insert((id, id));
         ids.1 = id;

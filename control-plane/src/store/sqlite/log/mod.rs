@@ -40,7 +40,10 @@ use prepared::Prepared;
 const KIND: Kind = Kind {
     what: "log",
     application_id: 0x6970_776c,
-    migrations: &[M::up(include_str!("../../../../migrations/log/001_records.sql"))],
+    migrations: &[
+        M::up(include_str!("../../../../migrations/log/001_records.sql")),
+        M::up(include_str!("../../../../migrations/log/002_geo.sql")),
+    ],
     cache_kib: 64 * 1024,
     checkpoint_pages: 4_000,
     check_all: false,

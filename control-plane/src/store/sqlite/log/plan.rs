@@ -68,6 +68,9 @@ impl Plan {
             let (first, last) = status.range();
             conditions.and("r.status BETWEEN ? AND ?", [first, last].map(Value::from));
         }
+        if let Some(country) = query.country {
+            conditions.and("r.country = ?", [Value::Text(country.to_string())]);
+        }
         if !query.verdicts.is_empty() {
             let codes: Vec<String> =
                 query.verdicts.iter().map(|&verdict| (verdict as u8).to_string()).collect();

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipwarden::decisions::Revision;
 use ipwarden::record::Record;
 
+use crate::geo::{Country, Spot};
 use crate::store::IncomingBatch;
 use crate::store::view::timestamp_of_us;
 
@@ -62,6 +63,9 @@ pub(super) struct Row {
     pub bytes_out: u64,
     pub user_agent: Span,
     pub request_id: Span,
+    pub country: Option<Country>,
+    pub city: Span,
+    pub asn: Option<u32>,
 }
 
 impl Prepared {
@@ -84,8 +88,10 @@ impl Prepared {
             rows: Vec::with_capacity(incoming.batch.records.len()),
             bytes: Vec::new(),
         };
-        for record in &incoming.batch.records {
-            prepared.rows.push(arena.row(record, incoming.store_query));
+        let unknown = Spot::default();
+        let places = incoming.places.iter().chain(std::iter::repeat(&unknown));
+        for (record, place) in incoming.batch.records.iter().zip(places) {
+            prepared.rows.push(arena.row(record, place, incoming.store_query));
         }
         prepared.bytes = arena.0;
         prepared
@@ -110,7 +116,7 @@ impl Arena {
         Span { start, len }
     }
 
-    fn row(&mut self, record: &Record<'_>, store_query: bool) -> Row {
+    fn row(&mut self, record: &Record<'_>, place: &Spot, store_query: bool) -> Row {
         Row {
             time_us: timestamp_of_us(record.time_us).as_microsecond(),
             ip: record.ip,
@@ -129,6 +135,9 @@ impl Arena {
             bytes_out: record.bytes_out,
             user_agent: self.put(record.user_agent),
             request_id: self.put(record.request_id),
+            country: place.country,
+            city: self.put(place.city.as_deref().unwrap_or_default().as_bytes()),
+            asn: place.asn,
         }
     }
 }

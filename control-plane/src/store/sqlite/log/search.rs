@@ -99,11 +99,19 @@ pub(super) fn holds(tx: &Transaction<'_>, ip: IpAddr) -> Work<bool> {
 
 const FIELDS: &str = "SELECT r.id, r.time, r.ip, r.verdict, r.decision, r.rule, r.weight, \
      r.method, r.host, r.path, r.query, r.status, r.flags, r.duration_us, r.bytes_in, \
-     r.bytes_out, r.user_agent, r.request_id, r.proxy";
+     r.bytes_out, r.user_agent, r.request_id, r.proxy, r.country, r.city, r.asn";
 
 /// A row of [`FIELDS`].
 fn record(tx: &Transaction<'_>, texts: &mut Texts, row: &Row<'_>) -> Work<StoredRecord> {
     let mut text = |column| texts.get(tx, row.get(column)?);
+    let rule = match row.get_ref(5)? {
+        ValueRef::Null => None,
+        _ => Some(text(5)?),
+    };
+    let city = match row.get_ref(20)? {
+        ValueRef::Null => None,
+        _ => Some(text(20)?),
+    };
     let unsigned = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
     Ok(StoredRecord {
         id: row.get(0)?,
@@ -114,10 +122,7 @@ fn record(tx: &Transaction<'_>, texts: &mut Texts, row: &Row<'_>) -> Work<Stored
             .as_str()
             .to_owned(),
         decision: row.get(4)?,
-        rule: match row.get_ref(5)? {
-            ValueRef::Null => None,
-            _ => Some(text(5)?),
-        },
+        rule,
         weight: row.get(6)?,
         method: text(7)?,
         host: text(8)?,
@@ -131,8 +136,9 @@ fn record(tx: &Transaction<'_>, texts: &mut Texts, row: &Row<'_>) -> Work<Stored
         user_agent: text(16)?,
         request_id: request_id::from_sql(row.get_ref(17)?)
             .ok_or_else(|| Failure::damaged("a record has no valid request id"))?,
-        country: None,
-        city: None,
+        country: row.get(19)?,
+        city,
+        asn: row.get(21)?,
         proxy: text(18)?,
     })
 }

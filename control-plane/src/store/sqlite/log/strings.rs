@@ -1,4 +1,4 @@
-//! Interned texts: methods, hosts, paths, user agents, rules, proxies.
+//! Interned texts: methods, hosts, paths, user agents, rules, cities, proxies.
 
 use hashbrown::HashMap;
 use rusqlite::{OptionalExtension as _, Transaction};

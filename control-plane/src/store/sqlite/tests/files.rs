@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::super::{SqliteLog, SqliteState, size_bytes};
 use crate::store::contract::log::{header, incoming, record};
-use crate::store::{LogStore, StateStore};
+use crate::store::{LogStore, RecordQuery, StateStore};
 
 struct Place(TempDir);
 
@@ -151,4 +151,22 @@ async fn the_size_counts_what_is_not_yet_in_the_file() {
     let before = size_bytes(&place.path());
     log.append(&[incoming(header(1, 1), vec![record(); 1_000])]).await.unwrap();
     assert!(size_bytes(&place.path()) > before + 50 * 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_from_before_places_is_taken_and_its_records_have_none() {
+    let place = Place::new();
+    let log = SqliteLog::open(&place.path()).unwrap();
+    log.append(&[incoming(header(1, 1), vec![record()])]).await.unwrap();
+    drop(log);
+    place.edit(
+        "ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
+         ALTER TABLE records DROP COLUMN asn; PRAGMA user_version = 1;",
+    );
+    let log = SqliteLog::open(&place.path()).unwrap();
+    log.append(&[incoming(header(1, 2), vec![record()])]).await.unwrap();
+    let everything = RecordQuery { limit: 10, ..RecordQuery::default() };
+    let found = log.search(&everything).await.unwrap();
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|record| record.country.is_none() && record.city.is_none()));
 }

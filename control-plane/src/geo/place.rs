@@ -1,0 +1,157 @@
+//! Where an address is: the words of the API.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// An ISO 3166-1 alpha-2 code in capitals: `FR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Country([u8; 2]);
+
+impl Country {
+    /// Reads two letters in either case. `None` for anything else, and for `ZZ` and `XX`,
+    /// by which databases mean that they don't know.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let &[a, b] = text.trim().as_bytes() else { return None };
+        let code = [a.to_ascii_uppercase(), b.to_ascii_uppercase()];
+        let known = code.iter().all(u8::is_ascii_uppercase) && &code != b"ZZ" && &code != b"XX";
+        known.then_some(Self(code))
+    }
+
+    /// The two letters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Two ASCII letters are always text.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl TryFrom<String> for Country {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text).ok_or_else(|| "expected a country's code of two letters".to_owned())
+    }
+}
+
+impl From<Country> for String {
+    fn from(country: Country) -> Self {
+        country.as_str().to_owned()
+    }
+}
+
+/// What is known of the place and the network operator of an address. Absent: unknown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Place {
+    /// ISO 3166-1 alpha-2 code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "GB")]
+    pub country: Option<Country>,
+    /// Region or state, in English where the data has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// City, in English where the data has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub city: Option<String>,
+    /// Degrees north, of the city or the country's middle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latitude: Option<f64>,
+    /// Degrees east.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longitude: Option<f64>,
+    /// Time zone such as `Europe/London`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// Number of the autonomous system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asn: Option<u32>,
+    /// Who runs the autonomous system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_org: Option<String>,
+}
+
+impl Place {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An answer to where an address is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Located {
+    /// The address, folded.
+    #[schema(value_type = String, example = "81.2.69.160")]
+    pub ip: IpAddr,
+    /// The answer is the same for every address in here.
+    #[schema(value_type = String, example = "81.2.69.160/27")]
+    pub network: IpNet,
+    /// No client on the Internet can have this address, so nothing was looked up. Absent
+    /// for all others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reserved: bool,
+    /// What is known.
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// What a record keeps of a place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spot {
+    /// Country.
+    pub country: Option<Country>,
+    /// City; shared by all records of a network.
+    pub city: Option<Arc<str>>,
+    /// Number of the autonomous system.
+    pub asn: Option<u32>,
+}
+
+impl From<&Place> for Spot {
+    fn from(place: &Place) -> Self {
+        Self { country: place.country, city: place.city.as_deref().map(Arc::from), asn: place.asn }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_country_is_two_letters_that_mean_one() {
+        assert_eq!(Country::new("fr").map(|country| country.to_string()).as_deref(), Some("FR"));
+        for none in ["", "F", "FRA", "1A", "ZZ", "xx", "É", "--"] {
+            assert_eq!(Country::new(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_left_out_of_json() {
+        let reserved = Located {
+            ip: "10.1.2.3".parse().unwrap(),
+            network: "10.0.0.0/8".parse().unwrap(),
+            reserved: true,
+            place: Place::default(),
+        };
+        let json = serde_json::json!({"ip": "10.1.2.3", "network": "10.0.0.0/8", "reserved": true});
+        assert_eq!(serde_json::to_value(&reserved).unwrap(), json);
+        assert_eq!(serde_json::from_value::<Located>(json).unwrap(), reserved);
+    }
+}
