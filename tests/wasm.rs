@@ -9,10 +9,14 @@
 #[cfg(test)]
 mod pure {
     use std::net::IpAddr;
+    use std::time::Duration;
 
     use ipwarden::decisions::table::{Builder, Table};
     use ipwarden::decisions::wire::{self, DecodeError};
     use ipwarden::decisions::{Change, Entry, NEVER, Revision, Tier};
+    use ipwarden::limits::identity::{self, Identity};
+    use ipwarden::limits::matching::{Attributes, HeaderSource, Request, normalise};
+    use ipwarden::limits::{GrpcStatus, Rate, Standing};
     use ipwarden::record::{self, BatchHeader, Record, Verdict, bounds};
     use ipwarden::{address, client_ip, config, duration, refusal};
 
@@ -234,5 +238,79 @@ mod pure {
             "Request refused. Requests from your network address are refused here.\n\
              Reference: 1\nContact: mailto:help@example.com\n"
         );
+    }
+    /// What the proxy tells of one request.
+    struct Told;
+
+    impl HeaderSource for Told {
+        fn each(&self, name: &[u8], visit: &mut dyn FnMut(&[u8])) {
+            if name == b"x-plan" {
+                visit(b"free");
+            }
+        }
+    }
+
+    impl Attributes for Told {
+        fn attribute(&self, path: &[u8]) -> Option<Vec<u8>> {
+            let claim = b"metadata\0filter_metadata\0envoy.filters.http.jwt_authn\0payload\0sub";
+            match path {
+                b"xds\0route_name" => Some(b"shop".to_vec()),
+                path if path == claim => Some(b"alice".to_vec()),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn a_disguised_request_is_matched_identified_and_told() {
+        let config = config::check(
+            br#"{"identity": [{"header": {"name": "x-user", "trusted_peers": ["10.0.0.0/8"]}},
+                              {"jwt": {"metadata_key": "payload", "claim": "sub"}}],
+                 "limits": [{"name": "login", "key": "identity",
+                     "match": {"path_prefix": "/login", "path_regex": "/v[0-9]+/.*",
+                               "methods": "POST", "hosts": "*.example.com",
+                               "headers": {"x-plan": "free"}, "routes": "shop"},
+                     "anonymous": {"requests": 1000000, "per": "7d", "burst": 1}}]}"#,
+        )
+        .unwrap();
+        let [limit] = &config.limits[..] else { panic!("one limit") };
+        assert_eq!(config::check_limit(limit.to_json().to_string().as_bytes()).as_ref(), Ok(limit));
+        let week = Duration::from_secs(604_800);
+        let rate = Rate { requests: 1_000_000, per: week, burst: 1 };
+        assert_eq!(
+            (limit.authenticated, limit.ceiling),
+            (Some(rate), Some(Rate { burst: 10, ..rate }),)
+        );
+        let matched = |path: &[u8]| {
+            let path = normalise(path);
+            let request = Request::new(b"POST", b"www.Example.com:443", &path, &Told, &Told);
+            limit.matches.matches(&request)
+        };
+        let (prefix, pattern) = (matched(b"/x/..//%6cogin;v=1"), matched(b"/v12/\xff%0a"));
+        assert!(prefix > pattern && pattern.is_some(), "{prefix:?} {pattern:?}");
+        assert_eq!(matched(b"/logi"), None);
+        let identity = identity::resolve(&config.identity, &Told, &Told, Some(ip("192.0.2.1")));
+        assert_eq!(identity, Some(Identity { source: 1, value: b"alice".to_vec() }));
+        let standings = [Standing {
+            name: &limit.name,
+            rate,
+            remaining: 0,
+            reset_seconds: u32::MAX,
+            violated: true,
+        }];
+        let refused = refusal::Refusal::limited(&standings, GrpcStatus::ResourceExhausted);
+        let reply = refusal::respond(&refused, b"text/plain", b"", None);
+        assert_eq!(reply.status, 429);
+        assert_eq!(
+            reply.headers[4..],
+            [
+                ("retry-after", "4294967295".to_owned()),
+                ("ratelimit-policy", "\"login\";q=1000000;w=604800".to_owned()),
+                ("ratelimit", "\"login\";r=0;t=4294967295".to_owned()),
+            ]
+        );
+        // Milliseconds of that need more than 32 bits.
+        let reply = refusal::respond(&refused, b"", b"application/grpc", None);
+        assert_eq!(reply.headers, [("grpc-retry-pushback-ms", "4294967295000".to_owned())]);
     }
 }

@@ -199,3 +199,246 @@ impl Cost {
         Value::Object(members)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    // Under Node every `#[test]` below is wasm-bindgen's: one body, both targets.
+    #[cfg(all(target_family = "wasm", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::config::{check_limit, default_limits};
+
+    /// What is written is what stands there, and it reads back as the same limit.
+    #[track_caller]
+    fn canonical(json: &str) {
+        let limit = check_limit(json.as_bytes()).expect(json);
+        let expected: Value = serde_json::from_str(json).unwrap();
+        assert_eq!(limit.to_json(), expected);
+    }
+
+    #[test]
+    fn defaults_are_left_out() {
+        let written = check_limit(
+            br#"{"name": "a", "match": {}, "apply": "specific", "key": "ip", "cost": {"default": 1},
+                 "anonymous": {"requests": 5, "per": "60s", "burst": 5}, "exempt": {},
+                 "authenticated": {"requests": 5, "per": "1m"}, "ipv4_prefix": 32, "ipv6_prefix": 64,
+                 "headers": false, "grpc_status": "resource_exhausted", "mode": "enforce"}"#,
+        )
+        .unwrap();
+        let expected = json!({"name": "a", "anonymous": {"requests": 5, "per": "1m"}});
+        assert_eq!(written.to_json(), expected);
+        assert_eq!(
+            default_limits()[0].to_json(),
+            json!({
+                "name": "login",
+                "match": {"path_prefix": ["/login", "/admin"]},
+                "anonymous": {"requests": 5, "per": "1m"},
+                "authenticated": {"requests": 10, "per": "1m"},
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_given_is_written_as_it_is() {
+        canonical(
+            r#"{"name": "all", "apply": "all", "key": "header:x-api-key",
+                "match": {"path": "/a", "path_prefix": ["/b", "/c"], "path_regex": "/d.*",
+                          "methods": "GET", "hosts": ["a.com", "*.b.com"], "routes": "r",
+                          "headers": {"x-a": true, "x-b": "1", "x-c": ["1", "2"]},
+                          "ignore_case": true},
+                "anonymous": {"requests": 5, "per": "90s", "burst": 9}, "authenticated": "unlimited",
+                "tiers": {"claim": ["realm", "plan"], "free": {"requests": 1, "per": "1d"},
+                          "pro": "unlimited"},
+                "ceiling": "unlimited",
+                "cost": {"default": 0, "status": {"401": 5, "4xx": 2, "2xx": 0, "500-510": 1}},
+                "exempt": {"addresses": ["10.0.0.0/8", "192.0.2.1"], "identities": "monitor"},
+                "ipv4_prefix": 24, "ipv6_prefix": 48, "headers": true,
+                "grpc_status": "unavailable", "mode": "shadow"}"#,
+        );
+        canonical(
+            r#"{"name": "a", "apply": "route", "key": "ip+route", "anonymous": "unlimited"}"#,
+        );
+        canonical(
+            r#"{"name": "a", "key": "identity", "anonymous": {"requests": 5, "per": "1h"},
+                "authenticated": {"requests": 7, "per": "7d"},
+                "ceiling": {"requests": 70, "per": "7d", "burst": 71}}"#,
+        );
+    }
+
+    #[test]
+    fn a_ceiling_that_is_the_default_one_is_left_out() {
+        let limit = check_limit(
+            br#"{"name": "a", "key": "identity", "anonymous": {"requests": 5, "per": "1m"},
+                 "ceiling": {"requests": 50, "per": "1m"}}"#,
+        )
+        .unwrap();
+        assert_eq!(limit.to_json().get("ceiling"), None);
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    mod laws {
+        use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+        use proptest::collection::vec;
+        use proptest::option;
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::limits::matching::Pattern;
+        use crate::limits::{Exempt, Tiers};
+
+        fn any_rate() -> impl Strategy<Value = Rate> {
+            (
+                1..=Rate::MAX_REQUESTS,
+                prop_oneof![1..=604_800u64, Just(60), Just(3_600), Just(86_400)],
+                option::of(1..=Rate::MAX_REQUESTS),
+            )
+                .prop_map(|(requests, per, burst)| Rate {
+                    requests,
+                    per: Duration::from_secs(per),
+                    burst: burst.unwrap_or(requests),
+                })
+        }
+
+        fn any_match() -> impl Strategy<Value = Match> {
+            let path = "(/[a-zA-Z0-9é_-]{1,8}){1,3}/?";
+            let names = || vec("[a-z]{1,9}", 0..3);
+            (
+                (vec(path, 0..3), vec(path, 0..3), vec("/[a-z]{0,5}(\\.\\*)?", 0..3)),
+                vec("[A-Z]{3,7}", 0..3),
+                vec((any::<bool>(), "[a-z]{1,5}\\.[a-z]{2,3}"), 0..3),
+                proptest::collection::btree_map(
+                    "x-[a-z]{1,4}",
+                    option::of(vec("[a-z]{1,4}", 1..3)),
+                    0..3,
+                ),
+                names(),
+                any::<bool>(),
+            )
+                .prop_map(|(paths, methods, hosts, headers, routes, ignore_case)| {
+                    Match {
+                        paths: paths.0,
+                        prefixes: paths.1,
+                        patterns: paths
+                            .2
+                            .iter()
+                            .map(|source| Pattern::new(source, ignore_case).unwrap())
+                            .collect(),
+                        methods,
+                        hosts: hosts
+                            .into_iter()
+                            .map(|(exact, name)| {
+                                if exact {
+                                    Host::Exact(name)
+                                } else {
+                                    Host::Suffix(format!(".{name}"))
+                                }
+                            })
+                            .collect(),
+                        headers: headers
+                            .into_iter()
+                            .map(|(name, values)| Header { name, values })
+                            .collect(),
+                        routes,
+                        ignore_case,
+                    }
+                })
+        }
+
+        fn any_key() -> impl Strategy<Value = Key> {
+            prop_oneof![
+                Just(Key::Ip),
+                Just(Key::Identity),
+                Just(Key::IpAndRoute),
+                "[a-z-]{1,9}".prop_map(Key::Header),
+            ]
+        }
+
+        fn any_cost() -> impl Strategy<Value = Cost> {
+            // Of distinct widths, so that none is as narrow as another.
+            let ranges =
+                proptest::collection::btree_map(0..=150u16, (100..=449u16, 0..=9u32), 0..4);
+            (0..=1u32, ranges).prop_map(|(default, ranges)| {
+                let mut status: Vec<(u16, u16, u32)> = ranges
+                    .into_iter()
+                    .map(|(width, (first, cost))| (first, first + width, cost))
+                    .collect();
+                status.sort_unstable();
+                Cost { default, status }
+            })
+        }
+
+        fn any_exempt() -> impl Strategy<Value = Exempt> {
+            let v4 = (any::<u32>(), 0..=32u8)
+                .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new(bits.into(), len).unwrap().trunc()));
+            // Outside of the mapped addresses, which are folded.
+            let v6 = (any::<u128>(), 8..=128u8).prop_map(|(bits, len)| {
+                IpNet::V6(Ipv6Net::new((bits | 1 << 127).into(), len).unwrap().trunc())
+            });
+            (vec(prop_oneof![v4, v6], 0..4), vec("[a-z:/ é]{1,20}", 0..3))
+                .prop_map(|(addresses, identities)| Exempt { addresses, identities })
+        }
+
+        prop_compose! {
+            fn any_limit()(
+                name in "[a-z0-9_-]{1,64}",
+                shadow in any::<bool>(),
+                apply in prop::sample::select(vec![Apply::Specific, Apply::All, Apply::Route]),
+                matches in any_match(),
+                key in any_key(),
+                anonymous in option::of(any_rate()),
+                authenticated in option::of(any_rate()),
+                tiers in option::of((
+                    vec("[a-z]{1,9}", 1..3),
+                    proptest::collection::btree_map("[d-z]{1,9}", option::of(any_rate()), 1..4),
+                )),
+                ceiling in option::of(option::of(any_rate())),
+                cost in any_cost(),
+                exempt in any_exempt(),
+                prefixes in (1..=32u8, 1..=128u8),
+                headers in any::<bool>(),
+                unavailable in any::<bool>(),
+            ) -> Limit {
+                let mut limit = Limit {
+                    name,
+                    mode: if shadow { Mode::Shadow } else { Mode::Enforce },
+                    apply,
+                    matches,
+                    key,
+                    anonymous,
+                    authenticated,
+                    tiers: tiers.map(|(claim, rates)| Tiers {
+                        claim,
+                        rates: rates.into_iter().collect(),
+                    }),
+                    ceiling: None,
+                    cost,
+                    exempt,
+                    ipv4_prefix: prefixes.0,
+                    ipv6_prefix: prefixes.1,
+                    headers,
+                    grpc_status: if unavailable {
+                        GrpcStatus::Unavailable
+                    } else {
+                        GrpcStatus::ResourceExhausted
+                    },
+                };
+                limit.ceiling = match ceiling {
+                    Some(ceiling) if !limit.counts_by_address() => ceiling,
+                    _ => limit.default_ceiling(),
+                };
+                limit
+            }
+        }
+
+        proptest! {
+            #[test]
+            fn a_limit_reads_back_as_it_was(limit in any_limit()) {
+                let written = limit.to_json();
+                let read = check_limit(written.to_string().as_bytes());
+                prop_assert_eq!(read.as_ref(), Ok(&limit), "{}", written);
+                prop_assert_eq!(read.unwrap().to_json(), written);
+            }
+        }
+    }
+}

@@ -11,6 +11,10 @@
 //!
 //! Between equals the configuration's order decides (the caller keeps the first).
 //!
+//! A request whose path is not in its normal form is judged twice, by both spellings, and
+//! falls under what either names ([`Request::with_path`]): the closest match of the two
+//! together would let a client choose a lax limit by the way it writes the path.
+//!
 //! What this module does not do: it looks at no body and no query, and it decides no request:
 //! [`super::limiter`] does.
 
@@ -54,6 +58,12 @@ impl<'a> Request<'a> {
         attributes: &'a dyn Attributes,
     ) -> Self {
         Self { method, host, path, headers, attributes, route: OnceCell::new() }
+    }
+
+    /// The same request under another spelling of its path.
+    #[must_use]
+    pub fn with_path(&self, path: &'a [u8]) -> Self {
+        Self { path, route: self.route.clone(), ..*self }
     }
 
     /// Name of the Envoy route that the request takes; `None` where it has none.
@@ -314,6 +324,9 @@ impl fmt::Display for PatternError {
 }
 
 impl core::error::Error for PatternError {}
+
+#[cfg(test)]
+mod tests;
 
 /// Requests for tests.
 #[cfg(test)]
