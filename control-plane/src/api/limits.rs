@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use ipwarden::limits::Mode;
+use ipwarden::limits::{MAX_LIMITS, Mode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -123,6 +123,7 @@ pub(crate) async fn set(
     let limit = ipwarden::config::check_limit(&text)
         .map_err(|errors| Problem::unacceptable(faults(errors)))?
         .to_json();
+    check_fits(&app, &name).await?;
     let definition = limit.to_string();
     let audit = NewAudit {
         actor: identity.name,
@@ -376,6 +377,18 @@ async fn check_known(app: &App, name: &str) -> Result<(), Problem> {
     }
     let detail = format!("no limit is named {name}: {}", named(&known));
     Err(Problem::new(StatusCode::NOT_FOUND, detail))
+}
+
+/// Refuses a limit that would be one too many where a connected proxy has its own.
+async fn check_fits(app: &App, name: &str) -> Result<(), Problem> {
+    let now = app.clock.now();
+    let (_, policy) = app.state.limits(now).await?;
+    let configured = app.fleet.configured_limits(now);
+    let Some((proxy, count)) = view::overfull(&policy, &configured, name) else { return Ok(()) };
+    let message = format!(
+        "{count} limits would be in force on {proxy}: expected at most {MAX_LIMITS}; remove others, there or here"
+    );
+    Err(Problem::unacceptable(vec![fault("name", message)]))
 }
 
 fn nothing_to_remove(app: &App, name: &str, policy: &Policy) -> Problem {

@@ -1,5 +1,6 @@
 //! What is in force where: the proxies' own limits, and the changes that lie over them.
 
+use ipwarden::limits::MAX_LIMITS;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,6 +93,27 @@ pub fn known_names(policy: &Policy, configured: &[Configured]) -> Vec<String> {
         in_force(policy, configured, &[]).into_iter().map(|row| row.name).collect();
     names.dedup();
     names
+}
+
+/// A connected proxy on which more than [`MAX_LIMITS`] limits would be in force with one of
+/// this name set here, and how many.
+#[must_use]
+pub fn overfull<'a>(
+    policy: &Policy,
+    configured: &'a [Configured],
+    name: &str,
+) -> Option<(&'a str, usize)> {
+    let set_here = policy.overrides.iter().filter(|kept| kept.definition.is_some());
+    let set_here: Vec<&str> =
+        set_here.map(|kept| kept.name.as_str()).chain(std::iter::once(name)).collect();
+    configured.iter().find_map(|report| {
+        let mut names: Vec<&str> = report.limits.iter().filter_map(name_of).collect();
+        names.extend(&set_here);
+        names.sort_unstable();
+        names.dedup();
+        let proxy = report.proxies.first()?;
+        (names.len() > MAX_LIMITS).then_some((proxy.as_str(), names.len()))
+    })
 }
 
 /// The different limits of a name that proxies configure.
@@ -253,6 +275,17 @@ mod tests {
             ]
         );
         assert_eq!(known_names(&policy, &reports()), ["api", "login", "search"]);
+    }
+
+    #[test]
+    fn a_limit_too_many_is_noticed_where_it_would_be() {
+        let limits: Vec<Value> = (0..63).map(|n| json!({"name": format!("l{n}")})).collect();
+        let configured = [report(json!([]), &["edge-1"]), report(json!(limits), &["edge-2"])];
+        let set = Change::Set { name: "login".to_owned(), definition: "{}".to_owned() };
+        assert_eq!(overfull(&Policy::default(), &configured, "login"), None);
+        let policy = policy(&[set]);
+        assert_eq!(overfull(&policy, &configured, "l7"), None);
+        assert_eq!(overfull(&policy, &configured, "api"), Some(("edge-2", 65)));
     }
 
     #[test]

@@ -268,6 +268,19 @@ async fn more_limits_than_a_proxy_takes_are_refused() {
     // Less is always possible.
     ok(running.admin(Method::DELETE, "/v1/limits/l0")).await;
     put(&running, "l64", json!({"anonymous": "unlimited"})).await;
+
+    // What a proxy has of its own counts there.
+    ok(running.admin(Method::DELETE, "/v1/limits/l64")).await;
+    let _edge = Edge::connect(&running, "edge-1", json!([login()])).await;
+    let one_more =
+        running.admin(Method::PUT, "/v1/limits/l64").json(&json!({"anonymous": "unlimited"}));
+    assert_eq!(
+        faults(&problem(one_more, 422).await),
+        [
+            "name: 65 limits would be in force on edge-1: expected at most 64; remove others, there or here"
+        ]
+    );
+    put(&running, "login", login()).await;
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ pub enum LimitsCommand {
         #[arg(long, short = 'y')]
         yes: bool,
     },
-    /// Fill a client's bucket: it may make its requests at once
+    /// Fill a client's bucket, so that it may make requests again at once
     #[command(after_help = "\
 Examples:
   ipwarden limits reset 203.0.113.7

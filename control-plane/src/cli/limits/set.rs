@@ -19,9 +19,12 @@ use crate::limits::{NameError, mode_of, named};
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  ipwarden limits set login --match-prefix /login --match-prefix /admin --anonymous 5/1m --authenticated 10/1m
-  ipwarden limits set api --host api.example.com --key identity --anonymous 60/1m,burst=120 --mode shadow
-  ipwarden limits show login -o raw > login.json; edit it; ipwarden limits set login --from login.json
+  ipwarden limits set login --match-prefix /login --match-prefix /admin \\
+      --anonymous 5/1m --authenticated 10/1m
+  ipwarden limits set api --host api.example.com --key identity \\
+      --anonymous 60/1m,burst=120 --mode shadow
+  ipwarden limits show login -o raw > login.json
+  ipwarden limits set login --from login.json
 
 It takes the place of the whole limit of that name, be it configured or set before; another name
 adds a limit. Everything that a limit can say (tiers, cost, exemptions) can be said in a file, in
