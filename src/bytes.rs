@@ -179,6 +179,14 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8], max: usize) {
     out.extend_from_slice(bytes);
 }
 
+/// FNV-1a, for names of a configuration: they are not hostile.
+#[must_use]
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Maps a signed difference to a small unsigned number.
 #[inline]
 #[must_use]

@@ -6,13 +6,20 @@
 
 use core::net::IpAddr;
 
-use crate::config::{Config, OnStart, Records};
+use serde_json::json;
+
+use crate::config::{self, Config, OnStart, Records};
 use crate::decisions::replica::{Answer as PollAnswer, Follower, Outcome, Refresh, Replicator};
 use crate::decisions::{Action, DecisionId, POLL_PATH, Revision, UnixSeconds};
-use crate::record::buffer::{Buffer, Policy};
+use crate::limits::gcra::Nanos;
+use crate::limits::limiter::{Client, Limiter, Outcome as LimitOutcome, RuleCounts, Ruling};
+use crate::limits::matching::Request;
+use crate::limits::table::{Counts as TableCounts, Fill};
+use crate::limits::{GrpcStatus, Standing};
+use crate::record::buffer::{Buffer, Cause, Policy};
 use crate::record::delivery::{self, Answer as ShipAnswer, Delivery, Identity, Shipment};
 use crate::record::{Record, Verdict};
-use crate::refusal::Refusal;
+use crate::refusal::{self, Refusal, Response, ratelimit_headers};
 use crate::shared::SharedData;
 
 /// Frames of a snapshot worked off in one tick: a few milliseconds of the worker's time.
@@ -21,8 +28,13 @@ const FRAMES_PER_TICK: u32 = 4;
 /// request pass: the head may change while it reads.
 const FIRST_LOAD_TRIES: u32 = 3;
 
+/// How long the control plane may take for the report of limits.
+const REPORT_TIMEOUT_MS: u64 = 10_000;
+/// How often the table of buckets is sampled.
+const FILL_EVERY_US: u64 = 10_000_000;
+
 /// What is to be done with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Judgement {
     /// Pass it on.
     Admit,
@@ -30,25 +42,54 @@ pub enum Judgement {
     Block(DecisionId),
     /// No decision set has arrived yet and the configuration says to wait for one.
     Unready,
+    /// Limits applied, and what they said is of some account: refused, would be refused, or
+    /// to be looked at again with the response.
+    Limit(Box<Ruling>),
 }
 
 impl Judgement {
     /// The word that records and metrics use.
     #[must_use]
-    pub const fn verdict(self) -> Verdict {
+    pub const fn verdict(&self) -> Verdict {
         match self {
             Self::Admit => Verdict::Admitted,
             Self::Block(_) => Verdict::Blocked,
             Self::Unready => Verdict::Unready,
+            Self::Limit(ruling) => match ruling.outcome {
+                LimitOutcome::Admitted => Verdict::Admitted,
+                LimitOutcome::Shadow => Verdict::Shadow,
+                LimitOutcome::Refused => Verdict::Limited,
+            },
         }
     }
 
     /// The decision that refuses, 0 for none.
     #[must_use]
-    pub const fn decision(self) -> DecisionId {
+    pub const fn decision(&self) -> DecisionId {
         match self {
-            Self::Block(id) => id,
-            Self::Admit | Self::Unready => 0,
+            Self::Block(id) => *id,
+            Self::Admit | Self::Unready | Self::Limit(_) => 0,
+        }
+    }
+
+    /// The limit that refuses or in shadow mode would, empty for none.
+    #[must_use]
+    pub fn rule(&self) -> &[u8] {
+        match self {
+            Self::Limit(ruling) => ruling.limit().map_or(b"", |limit| limit.name.as_bytes()),
+            Self::Admit | Self::Block(_) | Self::Unready => b"",
+        }
+    }
+
+    /// Whether [`Engine::responded`] has something to do.
+    #[must_use]
+    pub fn awaits_response(&self) -> bool {
+        match self {
+            Self::Limit(ruling) => {
+                ruling.outcome != LimitOutcome::Refused
+                    && (ruling.awaits_status() || ruling.standings().next().is_some())
+            }
+            Self::Admit | Self::Block(_) | Self::Unready => false,
         }
     }
 }
@@ -58,11 +99,11 @@ impl Judgement {
 pub struct Call {
     /// To be named with the answer.
     pub id: CallId,
-    /// `GET` or `POST`.
+    /// `GET`, `POST` or `PUT`.
     pub method: &'static str,
     /// Path and query.
     pub path: String,
-    /// Content type and body of a `POST`.
+    /// Content type and body, where there is one.
     pub body: Option<(&'static str, Vec<u8>)>,
     /// How long to wait for the answer, in milliseconds.
     pub timeout_ms: u64,
@@ -75,6 +116,8 @@ pub enum CallId {
     Poll(u64),
     /// A batch of records.
     Ship(u64),
+    /// The plugin's own limits.
+    Report,
 }
 
 /// What an answer led to; for metrics and the log.
@@ -89,6 +132,11 @@ pub enum Event {
         /// Requests whose records were lost by it.
         lost: u64,
     },
+    /// The plugin's own limits were reported, or not.
+    Reported {
+        /// Whether the control plane took them.
+        taken: bool,
+    },
 }
 
 /// What a tick did.
@@ -100,6 +148,10 @@ pub struct Ticked {
     pub applied: Option<Revision>,
     /// Shared data was damaged; the leader was asked to mend it.
     pub damaged: bool,
+    /// A policy of the control plane came into force.
+    pub policy: bool,
+    /// How full the table of buckets is, now and then.
+    pub fill: Option<Fill>,
 }
 
 /// Random numbers and names that only the adapter can know.
@@ -111,6 +163,8 @@ pub struct Worker {
     pub started_us: u64,
     /// Name of the proxy.
     pub proxy: String,
+    /// Random; becomes the secret of this Envoy's limits if there is none yet.
+    pub secret: [u8; 16],
 }
 
 /// One worker.
@@ -119,13 +173,26 @@ pub struct Engine {
     config: Config,
     follower: Follower,
     replicator: Replicator,
+    limiter: Limiter,
     buffer: Buffer,
     delivery: Delivery,
+    report: Report,
+    next_fill_us: u64,
     /// A request was seen: only then is the table built (Envoy's main thread has a VM too,
     /// and never sees one).
     awake: bool,
     draining: bool,
     id: u64,
+}
+
+/// Where the report of the plugin's own limits stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Report {
+    /// The lease under which it was last sent.
+    term: u64,
+    in_flight: bool,
+    /// The control plane answered the last poll.
+    reachable: bool,
 }
 
 impl Engine {
@@ -138,6 +205,15 @@ impl Engine {
         Self {
             follower: Follower::new(&namespace),
             replicator: Replicator::new(&namespace, worker.id),
+            limiter: Limiter::new(
+                config.limits.clone(),
+                config.identity.clone(),
+                config.limits_table,
+                &namespace,
+                worker.secret,
+            ),
+            report: Report::default(),
+            next_fill_us: 0,
             buffer: Buffer::new(policy(&config.records)),
             delivery: Delivery::new(identity),
             id: worker.id,
@@ -169,15 +245,19 @@ impl Engine {
     pub fn start(&mut self, shared: &mut dyn SharedData) {
         // Where the host refuses now, whoever leads first makes the keys.
         let _ = self.replicator.initialise(shared);
+        self.limiter.open(shared);
     }
 
-    /// Judges a request by its client address.
+    /// Judges a request: decisions first, then, for those that pass, limits. `now` is Unix
+    /// time; `clock` is asked only when a limit applies and should never go back.
     #[inline]
     pub fn judge(
         &mut self,
         shared: &mut dyn SharedData,
-        ip: Option<IpAddr>,
+        client: Client,
+        request: &Request<'_>,
         now: UnixSeconds,
+        clock: &mut dyn FnMut() -> Nanos,
     ) -> Judgement {
         if !self.awake {
             self.wake(shared);
@@ -185,32 +265,80 @@ impl Engine {
         if self.follower.revision().is_none() {
             let waits = self.config.decisions.on_start == OnStart::Closed
                 && self.config.control_plane.is_some();
-            return if waits { Judgement::Unready } else { Judgement::Admit };
+            if waits {
+                return Judgement::Unready;
+            }
         }
-        let found = ip.and_then(|ip| self.follower.table().lookup(ip, now));
-        match found {
-            Some(found) if found.tier.action() == Action::Block => Judgement::Block(found.id),
-            _ => Judgement::Admit,
+        let found = client.ip.and_then(|ip| self.follower.table().lookup(ip, now));
+        if let Some(found) = found
+            && found.tier.action() == Action::Block
+        {
+            return Judgement::Block(found.id);
+        }
+        match self.limiter.judge(shared, client, request, clock) {
+            None => Judgement::Admit,
+            Some(ruling) => Judgement::Limit(ruling),
         }
     }
 
-    /// What the client of a refused request is told; `None` for an admitted one.
+    /// Whether any limit is in force: only then is the request's path normalised.
     #[must_use]
-    pub const fn refusal(&self, judgement: Judgement) -> Option<Refusal<'static>> {
-        match judgement {
-            Judgement::Admit => None,
-            Judgement::Block(id) => Some(Refusal::blocked(self.config.decisions.refuse_status, id)),
-            Judgement::Unready => Some(Refusal::unready()),
+    pub fn has_limits(&self) -> bool {
+        self.limiter.limits().next().is_some()
+    }
+
+    /// Takes the status of a response that [`Judgement::awaits_response`]; returns the headers
+    /// that it is to carry. A redirect carries none: the limit may not be the one of where it
+    /// leads.
+    pub fn responded(
+        &mut self,
+        shared: &mut dyn SharedData,
+        judgement: &mut Judgement,
+        status: u16,
+        now: Nanos,
+    ) -> Option<[(&'static str, String); 2]> {
+        let Judgement::Limit(ruling) = judgement else { return None };
+        self.limiter.answered(shared, ruling, status, now);
+        if (300..400).contains(&status) {
+            return None;
         }
+        let standings: Vec<Standing<'_>> = ruling.standings().collect();
+        (!standings.is_empty()).then(|| ratelimit_headers(&standings))
+    }
+
+    /// What the client of a refused request is told, for these `accept` and `content-type`
+    /// headers; `None` for an admitted one.
+    #[must_use]
+    pub fn refusal(
+        &self,
+        judgement: &Judgement,
+        accept: &[u8],
+        content_type: &[u8],
+    ) -> Option<Response> {
+        let standings: Vec<Standing<'_>>;
+        let refusal = match judgement {
+            Judgement::Admit => return None,
+            Judgement::Block(id) => Refusal::blocked(self.config.decisions.refuse_status, *id),
+            Judgement::Unready => Refusal::unready(),
+            Judgement::Limit(ruling) if ruling.outcome != LimitOutcome::Refused => return None,
+            Judgement::Limit(ruling) => {
+                standings = ruling.standings().collect();
+                let grpc = ruling.limit().map(|limit| limit.grpc_status);
+                Refusal::limited(&standings, grpc.unwrap_or(GrpcStatus::ResourceExhausted))
+            }
+        };
+        let contact = self.config.decisions.contact.as_deref();
+        Some(refusal::respond(&refusal, accept, content_type, contact))
     }
 
     /// Adds a refused request to a flood already known. `true`: its details are not needed.
     #[inline]
-    pub fn absorb(&mut self, ip: Option<IpAddr>, judgement: Judgement, now_us: u64) -> bool {
+    pub fn absorb(&mut self, ip: Option<IpAddr>, judgement: &Judgement, now_us: u64) -> bool {
         let verdict = judgement.verdict();
         match ip {
             Some(ip) if verdict.is_refusal() => {
-                self.buffer.absorb(ip, verdict, judgement.decision(), now_us)
+                let cause = Cause::new(judgement.decision(), judgement.rule());
+                self.buffer.absorb(ip, verdict, cause, now_us)
             }
             _ => false,
         }
@@ -226,7 +354,12 @@ impl Engine {
 
     /// Keeps up: lease, table, buffer. To be called every 100 ms, or every 10 ms while the
     /// last call said that it is loading.
-    pub fn tick(&mut self, shared: &mut dyn SharedData, now_us: u64) -> Ticked {
+    pub fn tick(
+        &mut self,
+        shared: &mut dyn SharedData,
+        now_us: u64,
+        clock: &mut dyn FnMut() -> Nanos,
+    ) -> Ticked {
         self.buffer.tick(now_us);
         let mut ticked = Ticked::default();
         if !self.awake {
@@ -238,7 +371,33 @@ impl Engine {
             Refresh::Applied(revision) => ticked.applied = Some(revision),
             Refresh::Damaged => ticked.damaged = true,
         }
+        ticked.policy = self.take_policy(shared);
+        // A clock that was set back must not keep us from looking.
+        if now_us >= self.next_fill_us || self.next_fill_us > now_us + 2 * FILL_EVERY_US {
+            self.next_fill_us = now_us + FILL_EVERY_US;
+            ticked.fill = self.limiter.fill(shared, clock());
+        }
         ticked
+    }
+
+    /// What each limit did since the last call; limits that did nothing are left out.
+    pub fn take_limit_counts(&mut self) -> impl Iterator<Item = (&str, RuleCounts)> {
+        self.limiter.take_counts()
+    }
+
+    /// What happened in the table of buckets since the last call.
+    pub const fn take_table_counts(&mut self) -> TableCounts {
+        self.limiter.take_table_counts()
+    }
+
+    /// Puts a policy into force that came with the last refresh.
+    fn take_policy(&mut self, shared: &mut dyn SharedData) -> bool {
+        let Some(payload) = self.follower.take_policy() else { return false };
+        // The leader checked it before it wrote it.
+        let Ok(policy) = config::check_policy(&payload) else { return false };
+        self.limiter.apply(&policy);
+        self.limiter.open(shared);
+        true
     }
 
     /// The next call to send now, if any. Call until `None`.
@@ -251,13 +410,17 @@ impl Engine {
                 format!("epoch={}&after={}&", revision.epoch, revision.number)
             });
             let wait = crate::decisions::replica::POLL_WAIT_SECONDS;
+            let limits = poll.policy;
             return Some(Call {
                 id: CallId::Poll(poll.id),
                 method: "GET",
-                path: format!("{POLL_PATH}?{after}wait={wait}s"),
+                path: format!("{POLL_PATH}?{after}limits={limits}&wait={wait}s"),
                 body: None,
                 timeout_ms: (wait + 10) * 1_000,
             });
+        }
+        if let Some(report) = self.next_report() {
+            return Some(report);
         }
         let applied = self.follower.revision().unwrap_or_default();
         let Shipment { ticket, body } =
@@ -289,20 +452,65 @@ impl Engine {
                     400..=499 if status != 408 && status != 429 => PollAnswer::Refused,
                     _ => PollAnswer::Failed,
                 };
-                Event::Polled(self.replicator.answered(
-                    id,
-                    now_us / 1_000,
-                    shared,
-                    answer,
-                    &mut |_, _, _| None,
-                ))
+                let limiter = &mut self.limiter;
+                let mut take_policy = |shared: &mut dyn SharedData, payload: &[u8], done: u64| {
+                    let policy = config::check_policy(payload).ok()?;
+                    limiter.apply(&policy);
+                    Some(limiter.reset(shared, &policy.resets, done))
+                };
+                let now_ms = now_us / 1_000;
+                let outcome =
+                    self.replicator.answered(id, now_ms, shared, answer, &mut take_policy);
+                self.report.reachable = matches!(
+                    outcome,
+                    Outcome::Snapshot(_) | Outcome::Delta(_) | Outcome::Unchanged
+                );
+                // It may have forgotten what it was told.
+                if !self.report.reachable {
+                    self.report.term = 0;
+                }
+                Event::Polled(outcome)
             }
             CallId::Ship(ticket) => {
                 let answer = ShipAnswer::from_status(status);
                 let lost = self.delivery.answered(ticket, answer, now_us, &mut self.buffer);
                 Event::Shipped { answer, lost }
             }
+            CallId::Report => {
+                let taken = (200..300).contains(&status);
+                self.report.in_flight = false;
+                if !taken {
+                    // Tried again after the next poll.
+                    (self.report.reachable, self.report.term) = (false, 0);
+                }
+                Event::Reported { taken }
+            }
         }
+    }
+
+    /// The leader tells the control plane which limits the plugin has of its own, once in
+    /// each term and after each time that the control plane was away.
+    fn next_report(&mut self) -> Option<Call> {
+        let (leads, term) = self.leads();
+        let due = leads && self.report.reachable && self.report.term != term;
+        if !due || self.report.in_flight || self.draining {
+            return None;
+        }
+        self.report = Report { term, in_flight: true, ..self.report };
+        let limits: Vec<_> = self.limiter.own().iter().map(|limit| limit.to_json()).collect();
+        Some(Call {
+            id: CallId::Report,
+            method: "PUT",
+            path: crate::limits::REPORT_PATH.to_owned(),
+            body: Some(("application/json", json!({ "limits": limits }).to_string().into_bytes())),
+            timeout_ms: REPORT_TIMEOUT_MS,
+        })
+    }
+
+    /// How many policies arrived at this worker that could not be used.
+    #[must_use]
+    pub const fn policies_refused(&self) -> u64 {
+        self.replicator.policies_refused()
     }
 
     /// The worker is about to end: gives the lease back and closes every batch, to be sent
@@ -352,6 +560,7 @@ impl Engine {
                 break;
             }
         }
+        self.take_policy(shared);
     }
 }
 
@@ -369,14 +578,10 @@ fn policy(records: &Records) -> Policy {
 
 /// Plugin instances with the same control plane share one set; others don't meet.
 fn namespace(config: &Config) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    if let Some(control_plane) = &config.control_plane {
-        let names = [control_plane.cluster.as_bytes(), b"\0", control_plane.authority.as_bytes()];
-        // FNV-1a: names of a configuration are not hostile.
-        for byte in names.into_iter().flatten() {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+    let names = config.control_plane.as_ref().map(|control_plane| {
+        [control_plane.cluster.as_str(), control_plane.authority.as_str()].join("\0")
+    });
+    let hash = crate::bytes::fnv1a(names.unwrap_or_default().as_bytes());
     format!("ipwarden.{hash:016x}")
 }
 
@@ -385,11 +590,31 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::decisions::{Entry, NEVER, Tier, wire};
+    use crate::limits::matching::testing::{Lines, Properties};
+    use crate::limits::policy;
     use crate::shared::testing::MemoryShared;
 
     fn engine(json: &str, id: u64) -> Engine {
         let config = config::check(json.as_bytes()).unwrap();
-        Engine::new(config, Worker { id, started_us: 1, proxy: "edge-1".to_owned() })
+        let secret = [id as u8; 16];
+        Engine::new(config, Worker { id, started_us: 1, proxy: "edge-1".to_owned(), secret })
+    }
+
+    /// Judges a request for `path` at a second of Unix time; the monotonic clock stands still.
+    fn judge(
+        engine: &mut Engine,
+        shared: &mut MemoryShared,
+        ip: Option<IpAddr>,
+        path: &str,
+        now: UnixSeconds,
+    ) -> Judgement {
+        let (lines, properties) = (Lines(&[]), Properties::new(&[]));
+        let request = Request::new(b"GET", b"site.example", path.as_bytes(), &lines, &properties);
+        engine.judge(shared, Client { ip, peer: ip }, &request, now, &mut || 1_000_000_000_000)
+    }
+
+    fn tick(engine: &mut Engine, shared: &mut MemoryShared, now_us: u64) -> Ticked {
+        engine.tick(shared, now_us, &mut || 1_000_000_000_000)
     }
 
     const CONFIG: &str = r#"{"control_plane": {"cluster": "ipwarden", "token": "t"}}"#;
@@ -426,11 +651,17 @@ mod tests {
         leader.start(&mut shared);
         other.start(&mut shared);
         feed(&mut leader, &mut shared, 1, &set(1, &[("203.0.113.0/24", Tier::Manual, 500)]));
-        assert_eq!(other.judge(&mut shared, ip("203.0.113.7"), 499), Judgement::Block(1));
+        assert_eq!(judge(&mut other, &mut shared, ip("203.0.113.7"), "/", 499).decision(), 1);
         // Enforced locally: nobody needs to say that it ended.
-        assert_eq!(other.judge(&mut shared, ip("203.0.113.7"), 500), Judgement::Admit);
-        assert_eq!(other.judge(&mut shared, ip("192.0.2.1"), 0), Judgement::Admit);
-        assert_eq!(other.judge(&mut shared, None, 0), Judgement::Admit);
+        assert!(matches!(
+            judge(&mut other, &mut shared, ip("203.0.113.7"), "/", 500),
+            Judgement::Admit
+        ));
+        assert!(matches!(
+            judge(&mut other, &mut shared, ip("192.0.2.1"), "/", 0),
+            Judgement::Admit
+        ));
+        assert!(matches!(judge(&mut other, &mut shared, None, "/", 0), Judgement::Admit));
     }
 
     #[test]
@@ -439,14 +670,16 @@ mod tests {
         let mut worker = engine(CONFIG, 1);
         worker.start(&mut shared);
         feed(&mut worker, &mut shared, 1, &set(1, &[("203.0.113.7", Tier::Manual, NEVER)]));
-        worker.judge(&mut shared, ip("203.0.113.7"), 0);
+        judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0);
         let (gets, sets) = (shared.gets, shared.sets);
         for _ in 0..1_000 {
-            assert_eq!(worker.judge(&mut shared, ip("203.0.113.7"), 0), Judgement::Block(1));
+            assert_eq!(judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0).decision(), 1);
         }
         assert_eq!((shared.gets, shared.sets), (gets, sets));
-        // An idle tick costs one read: the head.
-        worker.tick(&mut shared, 2);
+        // An idle tick costs one read: the head. (The first one looks at the table of buckets.)
+        tick(&mut worker, &mut shared, 1);
+        let (gets, sets) = (shared.gets, shared.sets);
+        tick(&mut worker, &mut shared, 2);
         assert_eq!((shared.gets, shared.sets), (gets + 1, sets));
     }
 
@@ -455,13 +688,16 @@ mod tests {
         let mut shared = MemoryShared::default();
         let mut worker = engine(CLOSED, 1);
         worker.start(&mut shared);
-        let judgement = worker.judge(&mut shared, ip("192.0.2.1"), 0);
-        assert_eq!(judgement, Judgement::Unready);
-        assert_eq!(worker.refusal(judgement).unwrap().status, 503);
+        let judgement = judge(&mut worker, &mut shared, ip("192.0.2.1"), "/", 0);
+        assert_eq!(judgement.verdict(), Verdict::Unready);
+        assert_eq!(worker.refusal(&judgement, b"", b"").unwrap().status, 503);
         feed(&mut worker, &mut shared, 1, &set(0, &[]));
-        worker.tick(&mut shared, 2);
-        assert_eq!(worker.judge(&mut shared, ip("192.0.2.1"), 0), Judgement::Admit);
-        assert_eq!(worker.refusal(Judgement::Block(9)).unwrap().status, 451);
+        tick(&mut worker, &mut shared, 2);
+        assert!(matches!(
+            judge(&mut worker, &mut shared, ip("192.0.2.1"), "/", 0),
+            Judgement::Admit
+        ));
+        assert_eq!(worker.refusal(&Judgement::Block(9), b"", b"").unwrap().status, 451);
     }
 
     #[test]
@@ -472,7 +708,10 @@ mod tests {
         first.start(&mut shared);
         second.start(&mut shared);
         feed(&mut first, &mut shared, 1, &set(1, &[("0.0.0.0/0", Tier::Manual, NEVER)]));
-        assert_eq!(second.judge(&mut shared, ip("203.0.113.7"), 0), Judgement::Admit);
+        assert!(matches!(
+            judge(&mut second, &mut shared, ip("203.0.113.7"), "/", 0),
+            Judgement::Admit
+        ));
         assert!(second.next_call(&mut shared, 2).is_some(), "leads its own set");
     }
 
@@ -481,7 +720,10 @@ mod tests {
         let mut shared = MemoryShared::default();
         let mut worker = engine("{}", 1);
         worker.start(&mut shared);
-        assert_eq!(worker.judge(&mut shared, ip("203.0.113.7"), 0), Judgement::Admit);
+        assert!(matches!(
+            judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0),
+            Judgement::Admit
+        ));
         assert_eq!(worker.next_call(&mut shared, 1), None);
     }
 
@@ -501,5 +743,97 @@ mod tests {
         worker.answered(ship.id, 200, b"", &mut shared, 8);
         assert!(worker.is_drained());
         assert!(next.next_call(&mut shared, 9).is_some(), "the lease is free at once");
+    }
+
+    fn policy(number: u64, payload: &str) -> Vec<u8> {
+        policy::encode(number, payload.as_bytes())
+    }
+
+    #[test]
+    fn a_policy_from_the_stream_is_in_force_in_every_worker_and_named_in_the_next_poll() {
+        let mut shared = MemoryShared::default();
+        let (mut leader, mut other) = (engine(CONFIG, 1), engine(CONFIG, 2));
+        leader.start(&mut shared);
+        let client = ip("203.0.113.7");
+        judge(&mut other, &mut shared, client, "/", 0);
+        let limit = r#"{"limits": [{"name": "login", "anonymous": {"requests": 1, "per": "1m"}}], "resets": []}"#;
+        let body = [set(1, &[]), policy(9, limit)].concat();
+        feed(&mut leader, &mut shared, 1, &body);
+        assert!(tick(&mut other, &mut shared, 2).policy);
+        let verdicts = [0, 1].map(|_| judge(&mut other, &mut shared, client, "/x", 0).verdict());
+        assert_eq!(verdicts, [Verdict::Admitted, Verdict::Limited]);
+        let poll = leader.next_call(&mut shared, 3).unwrap();
+        assert_eq!(poll.path, "/v1/decisions/stream?epoch=3&after=1&limits=9&wait=30s");
+        // One that can't be used changes nothing, and is not asked for again.
+        leader.answered(poll.id, 200, &policy(10, r#"{"limits": 7}"#), &mut shared, 4);
+        assert_eq!(leader.policies_refused(), 1);
+        assert!(!tick(&mut other, &mut shared, 5).policy);
+        let poll = leader.next_call(&mut shared, 6).unwrap();
+        assert_eq!(leader.next_call(&mut shared, 6).unwrap().id, CallId::Report);
+        assert!(poll.path.contains("limits=10&"), "{}", poll.path);
+        // A reset is done by the leader, before anybody sees the policy.
+        let reset = r#"{"limits": [{"name": "login", "anonymous": {"requests": 1, "per": "1m"}}], "resets": [{"id": 3, "key": "203.0.113.7"}]}"#;
+        leader.answered(poll.id, 200, &policy(11, reset), &mut shared, 7);
+        assert!(tick(&mut other, &mut shared, 8).policy);
+        let verdicts = [0, 1].map(|_| judge(&mut other, &mut shared, client, "/x", 0).verdict());
+        assert_eq!(verdicts, [Verdict::Admitted, Verdict::Limited]);
+    }
+
+    #[test]
+    fn the_leader_reports_the_limits_of_its_configuration_once_and_again_after_a_failed_poll() {
+        let mut shared = MemoryShared::default();
+        let mut leader = engine(CONFIG, 1);
+        leader.start(&mut shared);
+        feed(&mut leader, &mut shared, 1, &set(1, &[]));
+        let mut reports = Vec::new();
+        let mut next = |leader: &mut Engine, now_us, status| {
+            let call = leader.next_call(&mut shared, now_us).unwrap();
+            if call.id == CallId::Report {
+                reports.push(call.body.clone().unwrap().1);
+            }
+            leader.answered(call.id, status, b"", &mut shared, now_us);
+            call.id
+        };
+        let second = 1_000_000;
+        assert!(matches!(next(&mut leader, 2, 204), CallId::Poll(_)));
+        assert_eq!(next(&mut leader, 3, 204), CallId::Report);
+        assert!(matches!(next(&mut leader, 2 * second, 503), CallId::Poll(_)));
+        assert!(matches!(next(&mut leader, 9 * second, 204), CallId::Poll(_)));
+        assert_eq!(next(&mut leader, 9 * second + 1, 204), CallId::Report);
+        assert_eq!(reports[0], reports[1]);
+        let body: serde_json::Value = serde_json::from_slice(&reports[0]).unwrap();
+        assert_eq!(body["limits"][0]["name"], "login");
+    }
+
+    #[test]
+    fn a_blocked_request_is_charged_to_no_limit() {
+        let mut shared = MemoryShared::default();
+        let mut worker = engine(CONFIG, 1);
+        worker.start(&mut shared);
+        feed(&mut worker, &mut shared, 1, &set(1, &[("203.0.113.7", Tier::Manual, 500)]));
+        for _ in 0..50 {
+            let judgement = judge(&mut worker, &mut shared, ip("203.0.113.7"), "/login", 0);
+            assert_eq!(judgement.verdict(), Verdict::Blocked);
+        }
+        let judgement = judge(&mut worker, &mut shared, ip("203.0.113.7"), "/login", 500);
+        assert_eq!(judgement.verdict(), Verdict::Admitted);
+    }
+
+    #[test]
+    fn a_limited_request_is_told_so_and_a_redirect_carries_no_headers() {
+        let json = r#"{"limits": [{"name": "api", "headers": true, "anonymous": {"requests": 1, "per": "1m"}}]}"#;
+        let mut shared = MemoryShared::default();
+        let mut worker = engine(json, 1);
+        worker.start(&mut shared);
+        let mut first = judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0);
+        assert!(first.awaits_response());
+        assert_eq!(worker.responded(&mut shared, &mut first, 302, 0), None);
+        let headers = worker.responded(&mut shared, &mut first, 200, 0).unwrap();
+        assert_eq!(headers.each_ref().map(|(name, _)| *name), ["ratelimit-policy", "ratelimit"]);
+        let second = judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0);
+        let response = worker.refusal(&second, b"", b"").unwrap();
+        assert_eq!((response.status, second.rule()), (429, &b"api"[..]));
+        let retry = response.headers.iter().find(|(name, _)| *name == "retry-after").unwrap();
+        assert_eq!(retry.1, "60");
     }
 }

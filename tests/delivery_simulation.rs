@@ -11,7 +11,7 @@ mod support;
 use std::collections::{HashMap, HashSet};
 
 use ipwarden::decisions::Revision;
-use ipwarden::record::buffer::{Buffer, Policy};
+use ipwarden::record::buffer::{Buffer, Cause, Policy};
 use ipwarden::record::delivery::{Answer, Delivery, Identity, Shipment};
 use ipwarden::record::{Record, Verdict, wire};
 use support::Random;
@@ -83,7 +83,7 @@ fn run(seed: u64) -> (u64, u64, u64) {
                 let ip = std::net::IpAddr::V4((random.below(5) as u32).into());
                 let verdict = if refused { Verdict::Blocked } else { Verdict::Admitted };
                 let decision = if refused { 7 } else { 0 };
-                if refused && buffer.absorb(ip, verdict, decision, now_us) {
+                if refused && buffer.absorb(ip, verdict, Cause::new(decision, b""), now_us) {
                     continue;
                 }
                 let path: &[u8] = [&b"/"[..], b"/admin", b"/skip", b"/a/long/path/to/somewhere"]

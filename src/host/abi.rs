@@ -16,12 +16,13 @@ use crate::shared::{Cas, SharedData, SharedError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused;
 
-/// The maps that we read.
+/// The maps of headers that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Map {
-    RequestHeaders = 0,
-    CallResponseHeaders = 6,
+    Request = 0,
+    Response = 2,
+    CallResponse = 6,
 }
 
 /// The buffers that we read.
@@ -62,6 +63,14 @@ unsafe extern "C" {
         value: *mut *mut u8,
         value_size: *mut usize,
     ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
     fn proxy_get_buffer_bytes(
         buffer: u32,
         start: usize,
@@ -97,6 +106,22 @@ unsafe extern "C" {
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_done() -> u32;
+}
+
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> i32;
+}
+
+/// Nanoseconds of a clock that never goes back, the same for all workers; Unix time where the
+/// host has none.
+#[inline]
+pub(super) fn monotonic_ns() -> u64 {
+    const MONOTONIC: u32 = 1;
+    let mut time = 0;
+    // SAFETY: the host writes one u64 to a valid address.
+    let errno = unsafe { clock_time_get(MONOTONIC, 1, &mut time) };
+    if errno == 0 && time != 0 { time } else { now_ns() }
 }
 
 /// Unix time in nanoseconds; 0 when the host has none.
@@ -169,6 +194,24 @@ pub(super) fn header(map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, Refused> {
         proxy_get_header_map_value(map as u32, key.as_ptr(), key.len(), &mut data, &mut size)
     };
     adopt(status, data, size)
+}
+
+/// Adds a line to a map.
+#[inline]
+pub(super) fn add_header(map: Map, key: &[u8], value: &[u8]) -> Result<(), Refused> {
+    // SAFETY: key and value are valid for their lengths; the host copies both.
+    let status = unsafe {
+        proxy_add_header_map_value(map as u32, key.as_ptr(), key.len(), value.as_ptr(), value.len())
+    };
+    if status == OK { Ok(()) } else { Err(Refused) }
+}
+
+/// Removes all lines of a header.
+#[inline]
+pub(super) fn remove_header(map: Map, key: &[u8]) -> Result<(), Refused> {
+    // SAFETY: key is valid for its length.
+    let status = unsafe { proxy_remove_header_map_value(map as u32, key.as_ptr(), key.len()) };
+    if status == OK { Ok(()) } else { Err(Refused) }
 }
 
 /// At most `max` bytes of a buffer from its start.

@@ -5,6 +5,7 @@
 //! ```
 
 use crate::bytes::{Reader, put_varint};
+use crate::limits::matching::HeaderSource;
 use crate::record::bounds;
 
 /// Most pairs that are looked at: Envoy itself accepts no more than 1024.
@@ -44,6 +45,14 @@ impl<'a> Iterator for Headers<'a> {
         let value = self.values.take(value_len).ok()?;
         self.values.u8().ok()?;
         Some((name, value))
+    }
+}
+
+impl HeaderSource for Headers<'_> {
+    fn each(&self, name: &[u8], visit: &mut dyn FnMut(&[u8])) {
+        for (_, value) in self.clone().filter(|(found, _)| *found == name) {
+            visit(value);
+        }
     }
 }
 

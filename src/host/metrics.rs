@@ -4,7 +4,10 @@
 //! the bootstrap (see `envoy/envoy.yaml`). Values of tags are fixed words, never a client's
 //! input: Envoy keeps a stat for ever.
 
+use hashbrown::HashMap;
+
 use super::abi::{self, Metric};
+use crate::limits::limiter::RuleCounts;
 use crate::record::Verdict;
 
 /// A metric that the host may have refused to define.
@@ -70,7 +73,33 @@ pub(super) struct Metrics {
     pub(super) records_lost: Handle,
     /// Bytes of records held (of the worker that wrote last).
     pub(super) records_held: Handle,
+    /// Requests of each limit, by its name.
+    limits: HashMap<String, LimitMetrics>,
+    /// Clients in debt, estimated, and how many there is room for.
+    pub(super) limits_keys: Handle,
+    pub(super) limits_slots: Handle,
+    /// Clients in debt that lost their bucket to another: more than 0 means that the table is
+    /// too small.
+    pub(super) limits_evicted: Handle,
+    /// Compare-and-swaps that were lost and tried again, and attempts given up.
+    pub(super) limits_retries: Handle,
+    pub(super) limits_contended: Handle,
+    /// Policies of the control plane that came into force, or could not be used.
+    pub(super) policies_applied: Handle,
+    pub(super) policies_refused: Handle,
 }
+
+/// Requests of one limit.
+#[derive(Debug, Clone, Copy)]
+struct LimitMetrics {
+    admitted: Handle,
+    refused: Handle,
+    shadow: Handle,
+}
+
+/// Most limits that are told apart: Envoy keeps a stat for ever, and the control plane may
+/// name new ones at any time.
+const MAX_NAMED_LIMITS: usize = 256;
 
 impl Metrics {
     pub(super) fn define() -> Self {
@@ -79,6 +108,8 @@ impl Metrics {
         });
         let poll = |result: &str| Handle::counter(&format!("ipwarden_polls.result={result}"));
         let batch = |result: &str| Handle::counter(&format!("ipwarden_batches.result={result}"));
+        let policy =
+            |result: &str| Handle::counter(&format!("ipwarden_limits_policies.result={result}"));
         let metrics = Self {
             requests,
             address_unknown: Handle::counter("ipwarden_address_unknown"),
@@ -100,6 +131,14 @@ impl Metrics {
             batches_failed: batch("failed"),
             records_lost: Handle::counter("ipwarden_records_lost"),
             records_held: Handle::gauge("ipwarden_records_held_bytes"),
+            limits: HashMap::new(),
+            limits_keys: Handle::gauge("ipwarden_limits_keys"),
+            limits_slots: Handle::gauge("ipwarden_limits_slots"),
+            limits_evicted: Handle::counter("ipwarden_limits_evicted_in_debt"),
+            limits_retries: Handle::counter("ipwarden_limits_retries"),
+            limits_contended: Handle::counter("ipwarden_limits_contended"),
+            policies_applied: policy("applied"),
+            policies_refused: policy("refused"),
         };
         Handle::gauge(&format!("ipwarden_build_info.version={}", crate::VERSION)).set(1);
         metrics
@@ -109,6 +148,29 @@ impl Metrics {
     pub(super) fn count_request(&self, verdict: Verdict) {
         if let Some(handle) = self.requests.get(verdict as usize) {
             handle.add(1);
+        }
+    }
+
+    /// Adds to the counts of a limit.
+    pub(super) fn count_limit(&mut self, name: &str, counts: RuleCounts) {
+        if !self.limits.contains_key(name) {
+            if self.limits.len() >= MAX_NAMED_LIMITS {
+                return;
+            }
+            let handle = |result: &str| {
+                Handle::counter(&format!("ipwarden_limit_requests.limit={name}.result={result}"))
+            };
+            let metrics = LimitMetrics {
+                admitted: handle("admitted"),
+                refused: handle("refused"),
+                shadow: handle("shadow"),
+            };
+            self.limits.insert(name.to_owned(), metrics);
+        }
+        if let Some(metrics) = self.limits.get(name) {
+            metrics.admitted.add(counts.admitted);
+            metrics.refused.add(counts.refused);
+            metrics.shadow.add(counts.shadow);
         }
     }
 }

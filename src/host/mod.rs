@@ -14,6 +14,7 @@ mod metrics;
 use core::cell::RefCell;
 use core::net::IpAddr;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 
@@ -25,10 +26,12 @@ use crate::client_ip::{self, Source};
 use crate::config::{self, Config, Token};
 use crate::decisions::replica::Outcome;
 use crate::decisions::wire;
-use crate::engine::{Call, CallId, Engine, Event, Judgement, Worker};
+use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, Worker};
+use crate::limits::identity;
+use crate::limits::limiter::Client;
+use crate::limits::matching::{Attributes, Request, normalise};
 use crate::record::delivery::Answer;
 use crate::record::{Record, Verdict};
-use crate::refusal;
 use abi::{Buffer, HostShared, Map};
 use headers::{Facts, Fields, Headers};
 use metrics::Metrics;
@@ -57,6 +60,7 @@ struct Plugin {
     tick_ms: u32,
     draining_since_us: Option<u64>,
     takeovers: u64,
+    policies_refused: u64,
     /// The last trouble that was logged: each is logged once, not once a retry.
     trouble: Option<Trouble>,
 }
@@ -87,7 +91,9 @@ impl Root {
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let token = read_token(&config).map_err(|error| vec![error])?;
         let proxy = config.proxy.clone().unwrap_or_else(node_id);
-        let worker = Worker { id: random(), started_us: abi::now_ns() / 1_000, proxy };
+        let secret = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
+        let started_us = abi::now_ns() / 1_000;
+        let worker = Worker { id: random(), started_us, proxy, secret };
         let mut engine = Engine::new(config, worker);
         engine.start(&mut HostShared);
         self.plugin = Some(Rc::new(RefCell::new(Plugin {
@@ -98,6 +104,7 @@ impl Root {
             tick_ms: TICK_MS,
             draining_since_us: None,
             takeovers: 0,
+            policies_refused: 0,
             trouble: None,
         })));
         abi::set_tick_ms(TICK_MS);
@@ -111,15 +118,7 @@ impl Context for Root {
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return };
         let Some(id) = plugin.calls.remove(&token) else { return };
         // (0, 0, 0) is a reset: there are no headers to be read.
-        let status = if headers == 0 {
-            0
-        } else {
-            abi::header(Map::CallResponseHeaders, b":status")
-                .ok()
-                .flatten()
-                .and_then(|status| core::str::from_utf8(&status).ok()?.parse().ok())
-                .unwrap_or(0)
-        };
+        let status = if headers == 0 { 0 } else { status(Map::CallResponse).unwrap_or(0) };
         let body = if body == 0 || status != 200 {
             Vec::new()
         } else {
@@ -182,7 +181,7 @@ impl RootContext for Root {
 impl Plugin {
     fn tick(&mut self) {
         let now_us = abi::now_ns() / 1_000;
-        let ticked = self.engine.tick(&mut HostShared, now_us);
+        let ticked = self.engine.tick(&mut HostShared, now_us, &mut abi::monotonic_ns);
         if ticked.damaged {
             self.metrics.damaged.add(1);
             log::warn!("ipwarden: decisions in shared data are damaged; fetching them anew");
@@ -190,6 +189,7 @@ impl Plugin {
         if ticked.applied.is_some() {
             self.note_revision();
         }
+        self.note_limits(&ticked);
         self.send_calls();
         let (_, takeovers) = self.engine.leads();
         self.metrics.takeovers.add(takeovers - self.takeovers);
@@ -201,6 +201,35 @@ impl Plugin {
             abi::set_tick_ms(tick_ms);
         }
         self.end_drain();
+    }
+
+    fn note_limits(&mut self, ticked: &Ticked) {
+        let metrics = &mut self.metrics;
+        for (name, counts) in self.engine.take_limit_counts() {
+            metrics.count_limit(name, counts);
+        }
+        let counts = self.engine.take_table_counts();
+        metrics.limits_evicted.add(counts.evicted_in_debt);
+        metrics.limits_retries.add(counts.retries);
+        metrics.limits_contended.add(counts.contended);
+        metrics.damaged.add(counts.damaged);
+        metrics.host_errors.add(counts.host_errors);
+        if let Some(fill) = ticked.fill {
+            metrics.limits_keys.set(fill.live);
+            metrics.limits_slots.set(fill.slots);
+        }
+        if ticked.policy {
+            metrics.policies_applied.add(1);
+        }
+        let refused = self.engine.policies_refused();
+        if refused > self.policies_refused {
+            metrics.policies_refused.add(refused - self.policies_refused);
+            self.policies_refused = refused;
+            log::error!(
+                "ipwarden: the control plane's limits can't be used by this version of the filter ({}); the limits before stay in force",
+                crate::VERSION
+            );
+        }
     }
 
     fn note_revision(&self) {
@@ -270,6 +299,13 @@ impl Plugin {
                     );
                 }
             }
+            Event::Reported { taken } => {
+                if !taken {
+                    log::warn!(
+                        "ipwarden: the control plane did not take the report of configured limits (status {status}); trying again"
+                    );
+                }
+            }
         }
     }
 
@@ -285,7 +321,7 @@ impl Plugin {
             Outcome::Unreachable { refused: false } => {
                 (metrics.polls_failed, Some(Trouble::Unreachable))
             }
-            Outcome::Bad(_) => (metrics.polls_bad, Some(Trouble::Bad)),
+            Outcome::Bad(_) | Outcome::BadPolicy(_) => (metrics.polls_bad, Some(Trouble::Bad)),
             Outcome::Superseded | Outcome::Unexpected => {
                 metrics.polls_superseded.add(1);
                 return;
@@ -302,6 +338,9 @@ impl Plugin {
                 (Outcome::Bad(error), _) => {
                     log::error!("ipwarden: {error}; the last good decisions stay in force")
                 }
+                (Outcome::BadPolicy(error), _) => {
+                    log::error!("ipwarden: {error}; the last good limits stay in force")
+                }
                 (_, Some(Trouble::Refused)) => log::error!(
                     "ipwarden: the control plane refuses us with {status}: check control_plane.token; the last good decisions stay in force"
                 ),
@@ -312,10 +351,11 @@ impl Plugin {
         }
         // The leader need not wait for its own tick.
         if matches!(outcome, Outcome::Snapshot(_) | Outcome::Delta(_)) {
-            let ticked = self.engine.tick(&mut HostShared, now_us);
+            let ticked = self.engine.tick(&mut HostShared, now_us, &mut abi::monotonic_ns);
             if ticked.applied.is_some() {
                 self.note_revision();
             }
+            self.note_limits(&ticked);
         }
     }
 
@@ -353,25 +393,36 @@ impl HttpContext for Stream {
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return Action::Continue };
         let plugin = &mut *plugin;
         let now_ns = abi::now_ns();
-        let block = abi::pairs(Map::RequestHeaders).unwrap_or_else(|_| {
+        let block = abi::pairs(Map::Request).unwrap_or_else(|_| {
             plugin.metrics.host_errors.add(1);
             Vec::new()
         });
         let headers = Headers::new(&block);
-        let ip = client_address(&plugin.engine.config().client_ip, headers.clone());
-        if ip.is_none() {
+        let client = client(&plugin.engine.config().client_ip, &headers);
+        if client.ip.is_none() {
             plugin.metrics.address_unknown.add(1);
         }
+        plugin.strip_untrusted(&client, &headers);
         let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
-        let judgement = plugin.engine.judge(&mut HostShared, ip, now_s);
+        let fields = Fields::pick(headers.clone());
+        let path = if plugin.engine.has_limits() {
+            normalise(fields.path)
+        } else {
+            Cow::Borrowed(fields.path)
+        };
+        let request = Request::new(fields.method, fields.host, &path, &headers, &Properties);
+        let judgement =
+            plugin.engine.judge(&mut HostShared, client, &request, now_s, &mut abi::monotonic_ns);
         plugin.metrics.count_request(judgement.verdict());
-        self.state = Some(Judged {
+        let judged = self.state.insert(Judged {
             started_us: now_ns / 1_000,
-            ip,
+            ip: client.ip,
             judgement,
-            facts: Facts::pack(&Fields::pick(headers.clone())),
+            facts: Facts::pack(&fields),
         });
-        let Some(refused) = plugin.engine.refusal(judgement) else { return Action::Continue };
+        if !judged.judgement.verdict().is_refusal() {
+            return Action::Continue;
+        }
         let (mut accept, mut content_type): (&[u8], &[u8]) = (b"", b"");
         for (name, value) in headers {
             match name {
@@ -380,8 +431,9 @@ impl HttpContext for Stream {
                 _ => {}
             }
         }
-        let contact = plugin.engine.config().decisions.contact.as_deref();
-        let response = refusal::respond(&refused, accept, content_type, contact);
+        let Some(response) = plugin.engine.refusal(&judged.judgement, accept, content_type) else {
+            return Action::Continue;
+        };
         let sent = abi::reply(
             u32::from(response.status),
             &headers::serialise(&response.headers),
@@ -395,6 +447,24 @@ impl HttpContext for Stream {
         Action::Pause
     }
 
+    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+        let Some(judged) = &mut self.state else { return Action::Continue };
+        if !judged.judgement.awaits_response() {
+            return Action::Continue;
+        }
+        let Some(plugin) = &self.plugin else { return Action::Continue };
+        let Ok(mut plugin) = plugin.try_borrow_mut() else { return Action::Continue };
+        let Some(status) = status(Map::Response) else { return Action::Continue };
+        let now = abi::monotonic_ns();
+        let headers = plugin.engine.responded(&mut HostShared, &mut judged.judgement, status, now);
+        for (name, value) in headers.iter().flatten() {
+            if abi::add_header(Map::Response, name.as_bytes(), value.as_bytes()).is_err() {
+                plugin.metrics.host_errors.add(1);
+            }
+        }
+        Action::Continue
+    }
+
     fn on_log(&mut self) {
         let Some(plugin) = &self.plugin else { return };
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return };
@@ -405,33 +475,55 @@ impl HttpContext for Stream {
         let now_us = abi::now_ns() / 1_000;
         match &self.state {
             Some(judged) => {
-                if plugin.engine.absorb(judged.ip, judged.judgement, now_us) {
+                if plugin.engine.absorb(judged.ip, &judged.judgement, now_us) {
                     return;
                 }
-                let verdict = judged.judgement.verdict();
-                let decision = judged.judgement.decision();
                 let fields = judged.facts.fields();
-                plugin.record(judged.started_us, judged.ip, verdict, decision, fields, now_us);
+                plugin.record(judged.started_us, judged.ip, &judged.judgement, fields, now_us);
             }
             None => {
                 // It ended before we saw its headers: malformed, too large, timed out.
-                let block = abi::pairs(Map::RequestHeaders).unwrap_or_default();
+                let block = abi::pairs(Map::Request).unwrap_or_default();
                 let headers = Headers::new(&block);
-                let ip = client_address(&plugin.engine.config().client_ip, headers.clone());
+                let ip = client(&plugin.engine.config().client_ip, &headers).ip;
                 plugin.metrics.count_request(Verdict::Unseen);
-                plugin.record(now_us, ip, Verdict::Unseen, 0, Fields::pick(headers), now_us);
+                plugin.record_as(Verdict::Unseen, now_us, ip, None, Fields::pick(headers), now_us);
             }
         }
     }
 }
 
 impl Plugin {
+    /// Removes headers that only trusted peers may set: what stands behind us takes them for
+    /// verified.
+    fn strip_untrusted(&self, client: &Client, headers: &Headers<'_>) {
+        let sources = &self.engine.config().identity;
+        for name in identity::untrusted_headers(sources, client.peer) {
+            let came = headers.clone().any(|(found, _)| found == name.as_bytes());
+            // Each removal clears Envoy's choice of a route: only where there is something.
+            if came && abi::remove_header(Map::Request, name.as_bytes()).is_err() {
+                self.metrics.host_errors.add(1);
+            }
+        }
+    }
+
     fn record(
         &mut self,
         started_us: u64,
         ip: Option<IpAddr>,
+        judgement: &Judgement,
+        fields: Fields<'_>,
+        now_us: u64,
+    ) {
+        self.record_as(judgement.verdict(), started_us, ip, Some(judgement), fields, now_us);
+    }
+
+    fn record_as(
+        &mut self,
         verdict: Verdict,
-        decision: u32,
+        started_us: u64,
+        ip: Option<IpAddr>,
+        judgement: Option<&Judgement>,
         fields: Fields<'_>,
         now_us: u64,
     ) {
@@ -441,8 +533,8 @@ impl Plugin {
             ip,
             verdict,
             weight: 1,
-            decision,
-            rule: b"",
+            decision: judgement.map_or(0, Judgement::decision),
+            rule: judgement.map_or(b"", Judgement::rule),
             method: fields.method,
             host: fields.host,
             path: fields.path,
@@ -460,19 +552,35 @@ impl Plugin {
     }
 }
 
-fn client_address(source: &Source, headers: Headers<'_>) -> Option<IpAddr> {
+/// Envoy's properties of the request at hand.
+struct Properties;
+
+impl Attributes for Properties {
+    fn attribute(&self, path: &[u8]) -> Option<Vec<u8>> {
+        abi::property(path).ok().flatten()
+    }
+}
+
+fn client(source: &Source, headers: &Headers<'_>) -> Client {
     let peer = abi::property(b"source\0address").ok().flatten();
     let peer = peer.and_then(|peer| crate::address::parse_peer(&peer));
-    match source.header_name() {
+    let ip = match source.header_name() {
         None => client_ip::resolve(source, peer, &[]),
         Some(wanted) => {
             let lines: Vec<&[u8]> = headers
+                .clone()
                 .filter(|(name, _)| *name == wanted.as_bytes())
                 .map(|(_, value)| value)
                 .collect();
             client_ip::resolve(source, peer, &lines)
         }
-    }
+    };
+    Client { ip, peer }
+}
+
+fn status(map: Map) -> Option<u16> {
+    let status = abi::header(map, b":status").ok().flatten()?;
+    core::str::from_utf8(&status).ok()?.parse().ok()
 }
 
 fn read_token(config: &Config) -> Result<String, String> {

@@ -1,1 +1,515 @@
 //! One request through matching, identity, keys and buckets.
+//!
+//! A worker's limiter holds the limits in force (the plugin's own, changed by the control
+//! plane's policy), the shared table of buckets, and a small memory of keys that were just
+//! refused: a client in a flood is refused from that memory, and shared data is asked again
+//! about it once a second.
+//!
+//! A request that falls under one limit costs one read and one compare-and-swap; one that
+//! falls under none costs no host call at all.
+//!
+//! What this module does not do: it answers nobody and records nothing; it says what became
+//! of a request, and the engine goes on from there.
+
+mod plan;
+
+use core::net::IpAddr;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use super::gcra::{Bucket, Nanos, seconds_up};
+use super::identity::Source;
+use super::matching::{Request, Specificity};
+use super::policy::{Override, Policy, Reset};
+use super::table::{Attempt, Counts, Done, Fill, Operation, Place, Table};
+use super::{Apply, Limit, MAX_APPLIED, MAX_LIMITS, Mode, Rate, Standing, table};
+use crate::config::{LimitsTable, OnContention};
+use crate::shared::SharedData;
+
+use self::plan::Planned;
+pub use self::plan::Rule;
+
+/// Refused keys that a worker remembers.
+const MAX_REMEMBERED: usize = 4_096;
+/// After this time a remembered refusal is looked up again: tokens may have been given back.
+const RECHECK: Nanos = 1_000_000_000;
+/// What a client is told to wait for when workers got into each other's way.
+const CONTENDED_WAIT: Nanos = 1_000_000_000;
+/// The route metadata that names limits, and the word for none of them.
+const ROUTE_LIMITS: &[u8] = b"xds\0route_metadata\0filter_metadata\0ipwarden\0limits";
+const NO_LIMIT: &[u8] = b"none";
+/// For an operation to which the rate is of no account.
+const ANY_BUCKET: Bucket = Bucket { interval: 1, capacity: 1 };
+/// Sets of the table that one sample looks at.
+const SAMPLED_SETS: u64 = 64;
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address; `None` where it has none (a pipe, an internal listener): it is
+    /// not limited by address then.
+    pub ip: Option<IpAddr>,
+    /// Envoy's address of the peer, which decides whether a header is trusted.
+    pub peer: Option<IpAddr>,
+}
+
+/// What the limits said of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every limit that applied admits it.
+    Admitted,
+    /// So does every one that is enforced; one in shadow mode would refuse it.
+    Shadow,
+    /// Refused.
+    Refused,
+}
+
+/// What became of a request that limits applied to, as far as somebody has to know later.
+#[derive(Debug)]
+pub struct Ruling {
+    /// What the limits said.
+    pub outcome: Outcome,
+    /// The limit that refuses it, or in shadow mode would; `None` where all admit it.
+    rule: Option<Rc<Rule>>,
+    standings: Vec<(Rc<Rule>, Rate, u32, u32)>,
+    charges: Vec<(Rc<Rule>, Place, Bucket)>,
+}
+
+impl Ruling {
+    /// The limit that refused it or would have.
+    #[must_use]
+    pub fn limit(&self) -> Option<&Limit> {
+        self.rule.as_deref().map(Rule::limit)
+    }
+
+    /// Where the client stands: of a refused request in the limit that refused it, of an
+    /// admitted one in those that say so in headers.
+    pub fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.standings.iter().map(|(rule, rate, remaining, reset_seconds)| Standing {
+            name: &rule.limit().name,
+            rate: *rate,
+            remaining: *remaining,
+            reset_seconds: *reset_seconds,
+            violated: self.outcome == Outcome::Refused,
+        })
+    }
+
+    /// Whether the status of the response changes what the request costs.
+    #[must_use]
+    pub const fn awaits_status(&self) -> bool {
+        !self.charges.is_empty()
+    }
+}
+
+/// Requests of one limit since it was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RuleCounts {
+    /// Admitted.
+    pub admitted: u64,
+    /// Refused.
+    pub refused: u64,
+    /// Admitted although it would have refused them, were it enforced.
+    pub shadow: u64,
+}
+
+/// The limits in force in one worker.
+#[derive(Debug)]
+pub struct Limiter {
+    own: Vec<Limit>,
+    sources: Vec<Source>,
+    on_contention: OnContention,
+    namespace: String,
+    rules: Vec<Rc<Rule>>,
+    counts: Vec<RuleCounts>,
+    /// Some limit applies where a route names it: routes have to be asked.
+    asks_routes: bool,
+    table: Table,
+    random: [u8; 16],
+    remembered: HashMap<Place, Remembered>,
+    purged: Nanos,
+    plan: Vec<Planned>,
+}
+
+/// A key that was refused a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    until: Nanos,
+    recheck: Nanos,
+}
+
+impl Limiter {
+    /// The plugin's own limits. `namespace` keeps buckets of instances with different control
+    /// planes apart; `random` becomes the table's secret where there is none yet.
+    #[must_use]
+    pub fn new(
+        own: Vec<Limit>,
+        sources: Vec<Source>,
+        table: LimitsTable,
+        namespace: &str,
+        random: [u8; 16],
+    ) -> Self {
+        let mut limiter = Self {
+            own,
+            sources,
+            on_contention: table.on_contention,
+            namespace: namespace.to_owned(),
+            rules: Vec::new(),
+            counts: Vec::new(),
+            asks_routes: false,
+            table: Table::new(table::bits_for(table.keys)),
+            random,
+            remembered: HashMap::new(),
+            purged: 0,
+            plan: Vec::new(),
+        };
+        limiter.apply(&Policy::default());
+        limiter
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> impl Iterator<Item = &Limit> {
+        self.rules.iter().map(|rule| rule.limit())
+    }
+
+    /// The plugin's own limits.
+    #[must_use]
+    pub fn own(&self) -> &[Limit] {
+        &self.own
+    }
+
+    /// Puts a policy over the plugin's own limits. Buckets stay as they are: they belong to
+    /// a limit's name and a key, not to a rate.
+    pub fn apply(&mut self, policy: &Policy) {
+        let mut limits = self.own.clone();
+        for change in &policy.limits {
+            let name = match change {
+                Override::Whole(limit) => &limit.name,
+                Override::Mode { name, .. } => name,
+            };
+            let known = limits.iter_mut().find(|limit| limit.name == *name);
+            match (change, known) {
+                (Override::Whole(limit), Some(known)) => known.clone_from(limit),
+                (Override::Whole(limit), None) => limits.push((**limit).clone()),
+                (Override::Mode { mode, .. }, Some(known)) => known.mode = *mode,
+                (Override::Mode { .. }, None) => {}
+            }
+        }
+        limits.truncate(MAX_LIMITS);
+        self.asks_routes = limits.iter().any(|limit| limit.apply == Apply::Route);
+        self.counts = vec![RuleCounts::default(); limits.len()];
+        self.rules = limits.into_iter().map(|limit| Rc::new(Rule::new(limit))).collect();
+        // Whoever was refused may be admitted now.
+        self.remembered.clear();
+    }
+
+    /// Makes the table ready if any limit needs it. To be called before traffic, and again
+    /// whenever limits changed; cheap when all is done. A host that refuses is asked again
+    /// with the first request.
+    pub fn open(&mut self, shared: &mut dyn SharedData) {
+        if !self.rules.is_empty() && !self.table.is_open() {
+            // A table that stays closed limits nobody, and is counted.
+            let _ = self.table.open(shared, self.random);
+        }
+    }
+
+    /// Fills the buckets of those resets that come after number `done`; the number of the
+    /// last reset.
+    pub fn reset(&mut self, shared: &mut dyn SharedData, resets: &[Reset], done: u64) -> u64 {
+        self.open(shared);
+        let mut last = done;
+        for reset in resets.iter().filter(|reset| reset.id > done) {
+            last = last.max(reset.id);
+            let named = |rule: &&Rc<Rule>| {
+                reset.limit.as_deref().is_none_or(|name| name == rule.limit().name)
+            };
+            for rule in self.rules.iter().filter(named) {
+                let Some(hasher) = self.table.hasher() else { break };
+                let places =
+                    plan::places_of(rule, &hasher, &self.namespace, &reset.key, &self.sources);
+                for place in places {
+                    // The time is of no account: the entry is set to owe nothing.
+                    let attempt = Attempt::new(place, ANY_BUCKET, Operation::Reset, 0);
+                    self.table.run(shared, attempt);
+                }
+            }
+        }
+        self.remembered.clear();
+        last
+    }
+
+    /// Judges a request. `clock` is asked only when a limit applies. `None`: admitted, and
+    /// nobody has to know more.
+    pub fn judge(
+        &mut self,
+        shared: &mut dyn SharedData,
+        client: Client,
+        request: &Request<'_>,
+        clock: &mut dyn FnMut() -> Nanos,
+    ) -> Option<Box<Ruling>> {
+        let applied = self.applied(request)?;
+        if !self.table.is_open() {
+            self.open(shared);
+        }
+        let mut plan = core::mem::take(&mut self.plan);
+        plan.clear();
+        let hasher = self.table.hasher();
+        if let Some(hasher) = &hasher {
+            let mut who = plan::Who::new(&self.sources, client, request);
+            for mode in [Mode::Enforce, Mode::Shadow] {
+                for &index in applied.iter().flatten() {
+                    if let Some(rule) = self.rules.get(index)
+                        && rule.limit().mode == mode
+                    {
+                        rule.plan(index, hasher, &self.namespace, &mut who, &mut plan);
+                    }
+                }
+            }
+        }
+        let ruling = if plan.is_empty() { None } else { self.rule(shared, &plan, clock()) };
+        self.plan = plan;
+        ruling
+    }
+
+    /// Charges what the status of the response says beyond what was charged already, or gives
+    /// it back; once.
+    pub fn answered(
+        &mut self,
+        shared: &mut dyn SharedData,
+        ruling: &mut Ruling,
+        status: u16,
+        now: Nanos,
+    ) {
+        for (rule, place, bucket) in ruling.charges.drain(..) {
+            let cost = &rule.limit().cost;
+            let (taken, due) = (cost.default, cost.of(status));
+            let operation = match due.cmp(&taken) {
+                core::cmp::Ordering::Greater => Operation::Charge(due - taken),
+                core::cmp::Ordering::Less => Operation::Refund(taken - due),
+                core::cmp::Ordering::Equal => continue,
+            };
+            self.remembered.remove(&place);
+            self.table.run(shared, Attempt::new(place, bucket, operation, now));
+        }
+    }
+
+    /// What each limit did since the last call; limits that did nothing are left out.
+    pub fn take_counts(&mut self) -> impl Iterator<Item = (&str, RuleCounts)> {
+        self.rules.iter().zip(&mut self.counts).filter_map(|(rule, counts)| {
+            let counts = core::mem::take(counts);
+            (counts != RuleCounts::default()).then(|| (rule.limit().name.as_str(), counts))
+        })
+    }
+
+    /// What happened in the table since the last call.
+    pub const fn take_table_counts(&mut self) -> Counts {
+        self.table.take_counts()
+    }
+
+    /// How full the table is, estimated from a few sets, others each time; `None` while it is
+    /// not in use.
+    pub fn fill(&mut self, shared: &mut dyn SharedData, now: Nanos) -> Option<Fill> {
+        self.table.is_open().then(|| self.table.sample(shared, SAMPLED_SETS, now))
+    }
+
+    /// The limits that apply, by their numbers; `None` for none.
+    fn applied(&self, request: &Request<'_>) -> Option<[Option<usize>; MAX_APPLIED]> {
+        let mut applied = [None; MAX_APPLIED];
+        let mut free = applied.iter_mut();
+        let mut closest: Option<(Specificity, usize)> = None;
+        let mut asked: Option<Vec<u8>> = None;
+        if self.asks_routes {
+            asked = request.attributes.attribute(ROUTE_LIMITS).filter(|names| !names.is_empty());
+        }
+        let is_named = |name: &str| {
+            asked.as_deref().is_some_and(|names| {
+                names.split(|byte| *byte == b',').any(|one| one.trim_ascii() == name.as_bytes())
+            })
+        };
+        // A route that names limits takes the place of the choice by specificity, also when
+        // it says that none shall apply; but not when it only names what does not exist: a
+        // slip must not open the gate.
+        let by_route = asked.as_deref().is_some_and(|names| names.trim_ascii() == NO_LIMIT)
+            || self.rules.iter().any(|rule| is_named(&rule.limit().name));
+        for (index, rule) in self.rules.iter().enumerate() {
+            let limit = rule.limit();
+            let wanted = match limit.apply {
+                Apply::All => true,
+                Apply::Specific => !by_route || is_named(&limit.name),
+                Apply::Route => is_named(&limit.name),
+            };
+            let Some(specificity) = wanted.then(|| limit.matches.matches(request)).flatten() else {
+                continue;
+            };
+            if limit.apply != Apply::Specific || by_route {
+                if let Some(place) = free.next() {
+                    *place = Some(index);
+                }
+            } else if closest.is_none_or(|(best, _)| specificity > best) {
+                closest = Some((specificity, index));
+            }
+        }
+        if let Some((_, index)) = closest
+            && let Some(place) = free.next()
+        {
+            *place = Some(index);
+        }
+        applied.iter().any(Option::is_some).then_some(applied)
+    }
+
+    /// Takes tokens from every bucket of the plan, or from none.
+    fn rule(
+        &mut self,
+        shared: &mut dyn SharedData,
+        plan: &[Planned],
+        now: Nanos,
+    ) -> Option<Box<Ruling>> {
+        let enforced = || plan.iter().filter(|planned| planned.mode == Mode::Enforce);
+        for planned in enforced() {
+            if let Some(until) = self.remembered_until(planned.place, now) {
+                return Some(self.refuse(planned, until, now));
+            }
+        }
+        let mut admitted: Vec<(&Planned, Nanos)> = Vec::new();
+        let mut taken = 0;
+        let mut refused = None;
+        let keeps = plan.iter().any(|planned| planned.keeps);
+        for planned in enforced() {
+            match self.take(shared, planned, now) {
+                Taken::Admitted(arrival) => {
+                    if keeps {
+                        admitted.push((planned, arrival));
+                    }
+                }
+                Taken::Unlimited => {}
+                Taken::Refused(until) => {
+                    refused = Some((planned, until));
+                    break;
+                }
+            }
+            taken += 1;
+        }
+        if let Some((planned, until)) = refused {
+            for charged in enforced().take(taken) {
+                let back = Operation::Refund(charged.cost);
+                self.table.run(shared, Attempt::new(charged.place, charged.bucket, back, now));
+            }
+            return Some(self.refuse(planned, until, now));
+        }
+        let mut shadow: Option<&Planned> = None;
+        for planned in plan.iter().filter(|planned| planned.mode == Mode::Shadow) {
+            let taken = match self.remembered_until(planned.place, now) {
+                Some(until) => Taken::Refused(until),
+                None => self.take(shared, planned, now),
+            };
+            match taken {
+                Taken::Refused(_) if shadow.is_none_or(|first| first.rule != planned.rule) => {
+                    self.count(planned, |counts| counts.shadow += 1);
+                    shadow.get_or_insert(planned);
+                }
+                Taken::Refused(_) | Taken::Unlimited => {}
+                Taken::Admitted(arrival) => {
+                    if keeps {
+                        admitted.push((planned, arrival));
+                    }
+                }
+            }
+        }
+        for planned in plan.iter().filter(|planned| !planned.is_ceiling) {
+            if shadow.is_none_or(|shadow| shadow.rule != planned.rule) {
+                self.count(planned, |counts| counts.admitted += 1);
+            }
+        }
+        if shadow.is_none() && !keeps {
+            return None;
+        }
+        let rule_of = |planned: &Planned| self.rules.get(planned.rule).map(Rc::clone);
+        let mut ruling = Box::new(Ruling {
+            outcome: if shadow.is_some() { Outcome::Shadow } else { Outcome::Admitted },
+            rule: shadow.and_then(rule_of),
+            standings: Vec::new(),
+            charges: Vec::new(),
+        });
+        for (planned, arrival) in admitted {
+            let Some(rule) = rule_of(planned) else { continue };
+            let limit = rule.limit();
+            if !limit.cost.status.is_empty() {
+                ruling.charges.push((Rc::clone(&rule), planned.place, planned.bucket));
+            }
+            if limit.headers && limit.mode == Mode::Enforce && !planned.is_ceiling {
+                let remaining = planned.bucket.remaining(arrival, now);
+                let reset = seconds_up(planned.bucket.next_token(arrival, now));
+                ruling.standings.push((rule, planned.rate, remaining, reset));
+            }
+        }
+        Some(ruling)
+    }
+
+    fn take(&mut self, shared: &mut dyn SharedData, planned: &Planned, now: Nanos) -> Taken {
+        let attempt =
+            Attempt::new(planned.place, planned.bucket, Operation::Take(planned.cost), now);
+        match self.table.run(shared, attempt) {
+            Done::Stored(arrival) => Taken::Admitted(arrival),
+            Done::Refused(until) => {
+                self.remember(planned.place, until, now);
+                Taken::Refused(until)
+            }
+            Done::Contended if self.on_contention == OnContention::Refuse => {
+                Taken::Refused(now.saturating_add(CONTENDED_WAIT))
+            }
+            Done::Contended | Done::HostError => Taken::Unlimited,
+        }
+    }
+
+    fn refuse(&mut self, planned: &Planned, until: Nanos, now: Nanos) -> Box<Ruling> {
+        self.count(planned, |counts| counts.refused += 1);
+        let rule = self.rules.get(planned.rule).map(Rc::clone);
+        let reset = seconds_up(until.saturating_sub(now)).max(1);
+        // What is left is less than the request costs; of the usual cost 1 that is nothing.
+        let standing = rule.iter().map(|rule| (Rc::clone(rule), planned.rate, 0, reset));
+        Box::new(Ruling {
+            outcome: Outcome::Refused,
+            standings: standing.collect(),
+            charges: Vec::new(),
+            rule,
+        })
+    }
+
+    fn count(&mut self, planned: &Planned, change: impl FnOnce(&mut RuleCounts)) {
+        if let Some(counts) = self.counts.get_mut(planned.rule) {
+            change(counts);
+        }
+    }
+
+    fn remembered_until(&self, place: Place, now: Nanos) -> Option<Nanos> {
+        let remembered = self.remembered.get(&place)?;
+        (now < remembered.recheck && now < remembered.until).then_some(remembered.until)
+    }
+
+    fn remember(&mut self, place: Place, until: Nanos, now: Nanos) {
+        if self.remembered.len() >= MAX_REMEMBERED {
+            // At most once a second: a spray of refused keys must not make each request pay
+            // for the whole memory.
+            if now.saturating_sub(self.purged) < RECHECK {
+                return;
+            }
+            self.purged = now;
+            self.remembered.retain(|_, kept| now < kept.recheck);
+            if self.remembered.len() >= MAX_REMEMBERED {
+                return;
+            }
+        }
+        self.remembered.insert(place, Remembered { until, recheck: now.saturating_add(RECHECK) });
+    }
+}
+
+/// What became of one bucket.
+enum Taken {
+    Admitted(Nanos),
+    /// Nothing was taken, and the request passes all the same.
+    Unlimited,
+    Refused(Nanos),
+}
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,9 @@ use ipnet::IpNet;
 
 pub use self::matching::Match;
 
+/// Where a control plane takes the limits that a plugin has of its own.
+pub const REPORT_PATH: &str = "/v1/proxies/limits";
+
 /// Longest name of a limit. A name holds lower-case letters, digits, `-` and `_`: it becomes
 /// a metric's tag and stands in response headers.
 pub const MAX_NAME_BYTES: usize = 64;

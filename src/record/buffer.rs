@@ -42,6 +42,18 @@ pub struct Policy {
     pub skip_paths: Vec<Vec<u8>>,
 }
 
+/// Why requests are refused: those of one flood share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause(u64);
+
+impl Cause {
+    /// Of a decision's number (0 for none) and a limit's name (empty for none).
+    #[must_use]
+    pub fn new(decision: u32, rule: &[u8]) -> Self {
+        Self(crate::bytes::fnv1a(rule) ^ u64::from(decision))
+    }
+}
+
 /// A closed batch, waiting to be shipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
@@ -87,6 +99,7 @@ pub struct Buffer {
 struct Flood {
     since_us: u64,
     last_us: u64,
+    cause: Cause,
     decision: u32,
     weight: u32,
     /// The encoded fields that all of them share (taken from the first).
@@ -126,9 +139,9 @@ impl Buffer {
     /// Adds a refused request to a flood that is already known. `true` when that is all
     /// there is to do: the caller need not ask the host for the request's details.
     #[inline]
-    pub fn absorb(&mut self, ip: IpAddr, verdict: Verdict, decision: u32, now_us: u64) -> bool {
+    pub fn absorb(&mut self, ip: IpAddr, verdict: Verdict, cause: Cause, now_us: u64) -> bool {
         if let Some(flood) = self.floods.get_mut(&(ip, verdict))
-            && flood.decision == decision
+            && flood.cause == cause
             && now_us.wrapping_sub(flood.since_us) < FLOOD_WINDOW_US
             && flood.weight < u32::MAX
         {
@@ -245,6 +258,7 @@ impl Buffer {
         let flood = Flood {
             since_us: now_us,
             last_us: record.time_us,
+            cause: Cause::new(record.decision, record.rule),
             decision: record.decision,
             weight: 0,
             tail,
@@ -346,6 +360,10 @@ mod tests {
         }
     }
 
+    fn by(decision: u32) -> Cause {
+        Cause::new(decision, record().rule)
+    }
+
     fn admitted() -> Record<'static> {
         Record { verdict: Verdict::Admitted, status: 200, decision: 0, path: b"/", ..record() }
     }
@@ -388,7 +406,7 @@ mod tests {
         let ip = refused.ip.unwrap();
         for n in 0..1_000u64 {
             let now_us = 5_000_000 + n * 2_000;
-            if !buffer.absorb(ip, Verdict::Blocked, refused.decision, now_us) {
+            if !buffer.absorb(ip, Verdict::Blocked, by(refused.decision), now_us) {
                 buffer.push(&Record { time_us: now_us, ..refused }, now_us);
             }
         }
@@ -405,9 +423,9 @@ mod tests {
         let mut buffer = Buffer::new(policy());
         buffer.push(&record(), 1_000);
         let ip = record().ip.unwrap();
-        assert!(!buffer.absorb(ip, Verdict::Blocked, 99, 1_001));
-        assert!(!buffer.absorb("192.0.2.1".parse().unwrap(), Verdict::Blocked, 17, 1_001));
-        assert!(buffer.absorb(ip, Verdict::Blocked, 17, 1_001));
+        assert!(!buffer.absorb(ip, Verdict::Blocked, by(99), 1_001));
+        assert!(!buffer.absorb("192.0.2.1".parse().unwrap(), Verdict::Blocked, by(17), 1_001));
+        assert!(buffer.absorb(ip, Verdict::Blocked, by(17), 1_001));
     }
 
     #[test]
@@ -448,7 +466,7 @@ mod tests {
     fn a_clock_set_back_closes_what_is_open() {
         let mut buffer = Buffer::new(policy());
         buffer.push(&record(), 9_000_000_000);
-        assert!(buffer.absorb(record().ip.unwrap(), Verdict::Blocked, 17, 9_000_000_001));
+        assert!(buffer.absorb(record().ip.unwrap(), Verdict::Blocked, by(17), 9_000_000_001));
         buffer.tick(5_000_000);
         buffer.tick(5_000_001);
         assert_eq!(weight(&drain(&mut buffer)), 2);

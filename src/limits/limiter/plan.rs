@@ -1,0 +1,279 @@
+//! Which buckets a request takes from: the rate that counts for a client, and its keys.
+
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Client;
+use crate::address;
+use crate::limits::gcra::Bucket;
+use crate::limits::identity::{self, Identity, Source};
+use crate::limits::matching::Request;
+use crate::limits::table::{Place, PlaceHasher};
+use crate::limits::{Key, Limit, Mode, Rate};
+
+/// A limit with its arithmetic done.
+#[derive(Debug)]
+pub struct Rule {
+    limit: Limit,
+    anonymous: Option<Priced>,
+    authenticated: Option<Priced>,
+    tiers: Vec<(Vec<u8>, Option<Priced>)>,
+    ceiling: Option<Priced>,
+    needs_identity: bool,
+}
+
+type Priced = (Rate, Bucket);
+
+/// A bucket that a request has to take tokens from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Planned {
+    /// Number of the rule.
+    pub(super) rule: usize,
+    pub(super) mode: Mode,
+    pub(super) place: Place,
+    pub(super) rate: Rate,
+    pub(super) bucket: Bucket,
+    pub(super) cost: u32,
+    /// The bucket is the ceiling of an address, not the one that the limit counts by.
+    pub(super) is_ceiling: bool,
+    /// Somebody needs the result after the request was admitted.
+    pub(super) keeps: bool,
+}
+
+/// The client, looked into as far as somebody asks.
+pub(super) struct Who<'a> {
+    sources: &'a [Source],
+    client: Client,
+    request: &'a Request<'a>,
+    identity: Option<Option<Identity>>,
+}
+
+impl<'a> Who<'a> {
+    pub(super) const fn new(
+        sources: &'a [Source],
+        client: Client,
+        request: &'a Request<'a>,
+    ) -> Self {
+        Self { sources, client, request, identity: None }
+    }
+
+    fn identity(&mut self) -> Option<&Identity> {
+        let Self { sources, client, request, identity } = self;
+        let resolve =
+            || identity::resolve(sources, request.attributes, request.headers, client.peer);
+        identity.get_or_insert_with(resolve).as_ref()
+    }
+}
+
+/// What a key is made of; the first part of its place, so that no two kinds meet.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    Ip = 1,
+    IpAndRoute = 2,
+    Identity = 3,
+    Header = 4,
+    Ceiling = 5,
+}
+
+/// Clients whose identity is known and others never share a bucket: somebody without a token
+/// must not be able to lock out those who have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Class {
+    Anonymous = 1,
+    Authenticated = 2,
+    /// For buckets of both.
+    Any = 3,
+}
+
+impl Rule {
+    pub(super) fn new(limit: Limit) -> Self {
+        let priced = |rate: &Rate| (*rate, Bucket::new(rate));
+        let tiers = limit.tiers.iter().flat_map(|tiers| &tiers.rates);
+        Self {
+            anonymous: limit.anonymous.as_ref().map(priced),
+            authenticated: limit.authenticated.as_ref().map(priced),
+            tiers: tiers
+                .map(|(name, rate)| (name.clone().into_bytes(), rate.as_ref().map(priced)))
+                .collect(),
+            ceiling: limit.ceiling.as_ref().map(priced),
+            needs_identity: limit.anonymous != limit.authenticated
+                || limit.tiers.is_some()
+                || limit.key == Key::Identity
+                || !limit.exempt.identities.is_empty(),
+            limit,
+        }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub const fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// Adds the buckets that a request takes from.
+    pub(super) fn plan(
+        &self,
+        index: usize,
+        hasher: &PlaceHasher,
+        namespace: &str,
+        who: &mut Who<'_>,
+        plan: &mut Vec<Planned>,
+    ) {
+        let limit = &self.limit;
+        let ip = who.client.ip;
+        if ip.is_some_and(|ip| limit.exempt.addresses.iter().any(|net| net.contains(&ip))) {
+            return;
+        }
+        let (request, sources) = (who.request, who.sources);
+        let identity = if self.needs_identity { who.identity() } else { None };
+        let is_exempt = |identity: &Identity| {
+            limit.exempt.identities.iter().any(|exempt| exempt.as_bytes() == identity.value)
+        };
+        if identity.is_some_and(is_exempt) {
+            return;
+        }
+        let class = if identity.is_some() { Class::Authenticated } else { Class::Anonymous };
+        let rate = match identity {
+            None => self.anonymous,
+            Some(identity) => self.rate_of(identity, request, sources),
+        };
+        let mut hashed = start(hasher, namespace, &limit.name);
+        let mut add = |hashed: PlaceHasher, (rate, bucket): Priced, is_ceiling| {
+            plan.push(Planned {
+                rule: index,
+                mode: limit.mode,
+                place: hashed.finish(),
+                rate,
+                bucket,
+                cost: limit.cost.default,
+                is_ceiling,
+                keeps: limit.headers || !limit.cost.status.is_empty(),
+            });
+        };
+        let mut has_own_key = false;
+        match (&limit.key, identity) {
+            (Key::Identity, Some(identity)) => {
+                put_identity(&mut hashed, identity);
+                has_own_key = true;
+            }
+            (Key::Header(name), _) => {
+                let mut value = None;
+                request.headers.each(name.as_bytes(), &mut |line| {
+                    value.get_or_insert_with(|| line.to_vec());
+                });
+                if let Some(value) = value.filter(|value| !value.is_empty()) {
+                    hashed.part(&[Kind::Header as u8, class as u8]);
+                    hashed.part(&value);
+                    has_own_key = true;
+                }
+            }
+            _ => {}
+        }
+        if has_own_key {
+            // The ceiling comes first: it is what refuses whoever makes up keys.
+            if let (Some(ip), Some(ceiling)) = (ip, self.ceiling) {
+                let mut hashed = start(hasher, namespace, &limit.name);
+                put_ip(&mut hashed, limit, Kind::Ceiling, Class::Any, ip);
+                add(hashed, ceiling, true);
+            }
+            if let Some(rate) = rate {
+                add(hashed, rate, false);
+            }
+            return;
+        }
+        // Who has no address (a pipe, an internal listener) can't be counted by it.
+        let (Some(ip), Some(rate)) = (ip, rate) else { return };
+        if limit.key == Key::IpAndRoute {
+            put_ip(&mut hashed, limit, Kind::IpAndRoute, class, ip);
+            hashed.part(request.route().unwrap_or_default());
+        } else {
+            put_ip(&mut hashed, limit, Kind::Ip, class, ip);
+        }
+        add(hashed, rate, false);
+    }
+
+    fn rate_of(
+        &self,
+        identity: &Identity,
+        request: &Request<'_>,
+        sources: &[Source],
+    ) -> Option<Priced> {
+        let claim =
+            self.limit.tiers.as_ref().and_then(|tiers| {
+                identity::claim(sources, identity, request.attributes, &tiers.claim)
+            });
+        claim
+            .and_then(|claim| self.tiers.iter().find(|(name, _)| *name == claim))
+            .map_or(self.authenticated, |(_, rate)| *rate)
+    }
+}
+
+/// The places of every bucket that belongs to what an operator calls `key`: an address or
+/// CIDR, `identity:…` or `header:…`. Buckets by address and route are not among them: which
+/// routes there are is not known here.
+pub(super) fn places_of(
+    rule: &Rule,
+    hasher: &PlaceHasher,
+    namespace: &str,
+    key: &str,
+    sources: &[Source],
+) -> Vec<Place> {
+    let limit = &rule.limit;
+    let start = || start(hasher, namespace, &limit.name);
+    let mut places = Vec::new();
+    let mut add = |fill: &dyn Fn(&mut PlaceHasher)| {
+        let mut hashed = start();
+        fill(&mut hashed);
+        places.push(hashed.finish());
+    };
+    if let Some(value) = key.strip_prefix("identity:") {
+        for source in 0..sources.len() {
+            let identity = Identity { value: value.as_bytes().to_vec(), source };
+            add(&|hashed| put_identity(hashed, &identity));
+        }
+    } else if let Some(value) = key.strip_prefix("header:") {
+        for class in [Class::Anonymous, Class::Authenticated] {
+            add(&|hashed| {
+                hashed.part(&[Kind::Header as u8, class as u8]);
+                hashed.part(value.as_bytes());
+            });
+        }
+    } else if let Ok(net) = address::parse_target(key) {
+        let ip = net.addr();
+        for class in [Class::Anonymous, Class::Authenticated] {
+            add(&|hashed| put_ip(hashed, limit, Kind::Ip, class, ip));
+        }
+        add(&|hashed| put_ip(hashed, limit, Kind::Ceiling, Class::Any, ip));
+    }
+    places
+}
+
+fn start(hasher: &PlaceHasher, namespace: &str, limit: &str) -> PlaceHasher {
+    let mut hashed = hasher.clone();
+    hashed.part(namespace.as_bytes());
+    hashed.part(limit.as_bytes());
+    hashed
+}
+
+fn put_identity(hashed: &mut PlaceHasher, identity: &Identity) {
+    let source = u8::try_from(identity.source).unwrap_or(u8::MAX);
+    hashed.part(&[Kind::Identity as u8, source]);
+    hashed.part(&identity.value);
+}
+
+fn put_ip(hashed: &mut PlaceHasher, limit: &Limit, kind: Kind, class: Class, ip: IpAddr) {
+    let prefix = match ip {
+        IpAddr::V4(_) => limit.ipv4_prefix,
+        IpAddr::V6(_) => limit.ipv6_prefix,
+    };
+    // A prefix beyond the family's length can't come through the configuration.
+    let net = IpNet::new(ip, prefix).map_or(ip, |net| net.network());
+    hashed.part(&[kind as u8, class as u8, prefix]);
+    match net {
+        IpAddr::V4(ip) => hashed.part(&ip.octets()),
+        IpAddr::V6(ip) => hashed.part(&ip.octets()),
+    }
+}
