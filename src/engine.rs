@@ -281,12 +281,6 @@ impl Engine {
         }
     }
 
-    /// Whether any limit is in force: only then is the request's path normalised.
-    #[must_use]
-    pub fn has_limits(&self) -> bool {
-        self.limiter.limits().next().is_some()
-    }
-
     /// Takes the status of a response that [`Judgement::awaits_response`]; returns the headers
     /// that it is to carry. A redirect carries none: the limit may not be the one of where it
     /// leads.

@@ -14,7 +14,6 @@ mod metrics;
 use core::cell::RefCell;
 use core::net::IpAddr;
 use core::time::Duration;
-use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 
@@ -29,7 +28,7 @@ use crate::decisions::wire;
 use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, Worker};
 use crate::limits::identity;
 use crate::limits::limiter::Client;
-use crate::limits::matching::{Attributes, Request, normalise};
+use crate::limits::matching::{Attributes, Request};
 use crate::record::delivery::Answer;
 use crate::record::{Record, Verdict};
 use abi::{Buffer, HostShared, Map};
@@ -405,12 +404,7 @@ impl HttpContext for Stream {
         plugin.strip_untrusted(&client, &headers);
         let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
         let fields = Fields::pick(headers.clone());
-        let path = if plugin.engine.has_limits() {
-            normalise(fields.path)
-        } else {
-            Cow::Borrowed(fields.path)
-        };
-        let request = Request::new(fields.method, fields.host, &path, &headers, &Properties);
+        let request = Request::new(fields.method, fields.host, fields.path, &headers, &Properties);
         let judgement =
             plugin.engine.judge(&mut HostShared, client, &request, now_s, &mut abi::monotonic_ns);
         plugin.metrics.count_request(judgement.verdict());

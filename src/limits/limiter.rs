@@ -14,13 +14,14 @@
 mod plan;
 
 use core::net::IpAddr;
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
 use super::gcra::{Bucket, Nanos, seconds_up};
 use super::identity::Source;
-use super::matching::{Request, Specificity};
+use super::matching::{Request, Specificity, normalise};
 use super::policy::{Override, Policy, Reset};
 use super::table::{Attempt, Counts, Done, Fill, Operation, Place, Table};
 use super::{Apply, Limit, MAX_APPLIED, MAX_LIMITS, Mode, Rate, Standing, table};
@@ -238,8 +239,8 @@ impl Limiter {
         last
     }
 
-    /// Judges a request. `clock` is asked only when a limit applies. `None`: admitted, and
-    /// nobody has to know more.
+    /// Judges a request, its path as it was sent. `clock` is asked only when a limit applies.
+    /// `None`: admitted, and nobody has to know more.
     pub fn judge(
         &mut self,
         shared: &mut dyn SharedData,
@@ -247,7 +248,19 @@ impl Limiter {
         request: &Request<'_>,
         clock: &mut dyn FnMut() -> Nanos,
     ) -> Option<Box<Ruling>> {
-        let applied = self.applied(request)?;
+        if self.rules.is_empty() {
+            return None;
+        }
+        let mut applied = Applied::default();
+        self.find_applied(request, &mut applied);
+        // Envoy may have routed by the path as it was sent, the server may understand another:
+        // what either falls under applies.
+        if let Cow::Owned(path) = normalise(request.path) {
+            self.find_applied(&request.with_path(&path), &mut applied);
+        }
+        if applied.is_empty() {
+            return None;
+        }
         if !self.table.is_open() {
             self.open(shared);
         }
@@ -257,7 +270,7 @@ impl Limiter {
         if let Some(hasher) = &hasher {
             let mut who = plan::Who::new(&self.sources, client, request);
             for mode in [Mode::Enforce, Mode::Shadow] {
-                for &index in applied.iter().flatten() {
+                for index in applied.iter() {
                     if let Some(rule) = self.rules.get(index)
                         && rule.limit().mode == mode
                     {
@@ -312,10 +325,8 @@ impl Limiter {
         self.table.is_open().then(|| self.table.sample(shared, SAMPLED_SETS, now))
     }
 
-    /// The limits that apply, by their numbers; `None` for none.
-    fn applied(&self, request: &Request<'_>) -> Option<[Option<usize>; MAX_APPLIED]> {
-        let mut applied = [None; MAX_APPLIED];
-        let mut free = applied.iter_mut();
+    /// Adds the limits that apply, by their numbers.
+    fn find_applied(&self, request: &Request<'_>, applied: &mut Applied) {
         let mut closest: Option<(Specificity, usize)> = None;
         let mut asked: Option<Vec<u8>> = None;
         if self.asks_routes {
@@ -342,19 +353,14 @@ impl Limiter {
                 continue;
             };
             if limit.apply != Apply::Specific || by_route {
-                if let Some(place) = free.next() {
-                    *place = Some(index);
-                }
+                applied.add(index);
             } else if closest.is_none_or(|(best, _)| specificity > best) {
                 closest = Some((specificity, index));
             }
         }
-        if let Some((_, index)) = closest
-            && let Some(place) = free.next()
-        {
-            *place = Some(index);
+        if let Some((_, index)) = closest {
+            applied.add(index);
         }
-        applied.iter().any(Option::is_some).then_some(applied)
     }
 
     /// Takes tokens from every bucket of the plan, or from none.
@@ -436,10 +442,19 @@ impl Limiter {
             if !limit.cost.status.is_empty() {
                 ruling.charges.push((Rc::clone(&rule), planned.place, planned.bucket));
             }
-            if limit.headers && limit.mode == Mode::Enforce && !planned.is_ceiling {
+            if limit.headers && limit.mode == Mode::Enforce {
                 let remaining = planned.bucket.remaining(arrival, now);
                 let reset = seconds_up(planned.bucket.next_token(arrival, now));
-                ruling.standings.push((rule, planned.rate, remaining, reset));
+                let standing = (rule, planned.rate, remaining, reset);
+                // Of a bucket and the ceiling above it the one that ends first.
+                match ruling.standings.last_mut() {
+                    Some(last) if Rc::ptr_eq(&last.0, &standing.0) => {
+                        if remaining < last.2 {
+                            *last = standing;
+                        }
+                    }
+                    _ => ruling.standings.push(standing),
+                }
             }
         }
         Some(ruling)
@@ -500,6 +515,29 @@ impl Limiter {
             }
         }
         self.remembered.insert(place, Remembered { until, recheck: now.saturating_add(RECHECK) });
+    }
+}
+
+/// The limits that apply to a request. There is room for what a configuration and a policy can
+/// have for all requests, and for the closest match of two spellings of a path.
+#[derive(Debug, Default)]
+struct Applied([Option<usize>; 2 * MAX_APPLIED + 2]);
+
+impl Applied {
+    /// Adds one, once.
+    fn add(&mut self, index: usize) {
+        let place = self.0.iter_mut().find(|place| place.is_none_or(|known| known == index));
+        if let Some(place) = place {
+            *place = Some(index);
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        matches!(self.0, [None, ..])
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().copied().flatten()
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Request<'a> {
     pub method: &'a [u8],
     /// Host (`:authority`), as sent.
     pub host: &'a [u8],
-    /// Path without the query, normalised (see [`normalise`]).
+    /// Path without the query, as sent or in its normal form (see [`normalise`]).
     pub path: &'a [u8],
     /// Other headers.
     pub headers: &'a dyn HeaderSource,
@@ -48,7 +48,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request. `path` is without its query, and normalised.
+    /// A request. `path` is without its query.
     #[must_use]
     pub const fn new(
         method: &'a [u8],

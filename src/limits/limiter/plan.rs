@@ -173,15 +173,14 @@ impl Rule {
             _ => {}
         }
         if has_own_key {
+            let Some(rate) = rate else { return };
             // The ceiling comes first: it is what refuses whoever makes up keys.
             if let (Some(ip), Some(ceiling)) = (ip, self.ceiling) {
                 let mut hashed = start(hasher, namespace, &limit.name);
                 put_ip(&mut hashed, limit, Kind::Ceiling, Class::Any, ip);
                 add(hashed, ceiling, true);
             }
-            if let Some(rate) = rate {
-                add(hashed, rate, false);
-            }
+            add(hashed, rate, false);
             return;
         }
         // Who has no address (a pipe, an internal listener) can't be counted by it.

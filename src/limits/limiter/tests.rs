@@ -198,6 +198,18 @@ fn the_closest_match_applies_and_limits_for_all_beside_it() {
 }
 
 #[test]
+fn a_path_in_disguise_falls_under_the_limits_of_both_its_spellings() {
+    let mut world = World::with(
+        r#"{"name": "static", "match": {"path_prefix": "/static"}, "anonymous": {"requests": 7, "per": "1m"}},
+           {"name": "login", "match": {"path_prefix": "/login"}, "anonymous": {"requests": 2, "per": "1m"}}"#,
+    );
+    assert_eq!(world.admitted(&Asks { path: "/static/../login", ..LOGIN }, 9), 2);
+    assert_eq!(world.admitted(&Asks { path: "/%6cogin", ..LOGIN }, 9), 0);
+    assert_eq!(world.admitted(&Asks { path: "/login/../static", ip: "192.0.2.1", ..LOGIN }, 9), 2);
+    assert_eq!(world.counts("static").admitted, 4);
+}
+
+#[test]
 fn a_route_names_its_limits_or_none() {
     let mut world = World::with(
         r#"{"name": "usual", "anonymous": {"requests": 2, "per": "1m"}},
