@@ -5,6 +5,7 @@
 //! Every figure is printed only after the outcome was checked: all records are stored, every
 //! poll got the change.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,22 +14,39 @@ use ipwarden_control_plane::clock::Clock;
 use ipwarden_control_plane::config::Config;
 use ipwarden_control_plane::hub::Polled;
 use ipwarden_control_plane::serve::Service;
+use ipwarden_control_plane::store::RecordQuery;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+#[path = "../tests/fixtures/mmdb.rs"]
+mod mmdb;
+
+use mmdb::{Mmdb, map};
+
+/// How often ingest is measured, each time without and with geolocation data.
+const ROUNDS: usize = 3;
 const BATCH_RECORDS: u32 = 500;
 const BATCHES: u64 = 2_000;
 /// Workers of proxies that ship at the same time.
 const SENDERS: u64 = 32;
+/// Clients, from 81.0.0.0 on.
+const CLIENTS: u32 = 50_000;
+const FIRST_CLIENT: u32 = 0x5100_0000;
 const WAITING: usize = 10_000;
 const CHANGES: u32 = 200;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        ingest().await;
+        // In turns, so that what else this machine does meets both alike.
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            without.push(ingest(false).await);
+            with.push(ingest(true).await);
+        }
+        report(&without, &with);
         fan_out().await;
     });
 }
@@ -43,7 +61,10 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(directory: tempfile::TempDir) -> Self {
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             data_dir: directory.path().to_owned(),
@@ -61,9 +82,46 @@ impl Running {
     }
 }
 
-/// Records a second from `SENDERS` workers, each acknowledged after its durable commit.
-async fn ingest() {
-    let running = Running::start().await;
+/// What one measurement of ingest found.
+struct Ingested {
+    records_per_second: f64,
+    records_per_cpu_second: f64,
+    bytes_per_record: u64,
+}
+
+/// Cities of every /24 of the clients of [`batch`], and AS numbers of every /20.
+fn geography(directory: &Path) {
+    let directory = directory.join("geo");
+    std::fs::create_dir(&directory).unwrap();
+    let mut cities = Mmdb::new("city ipv4", 4);
+    let mut systems = Mmdb::new("asn ipv4", 4);
+    for n in 0..CLIENTS.div_ceil(256) {
+        let first = std::net::Ipv4Addr::from(FIRST_CLIENT + n * 256);
+        let city = map([
+            ("country_code", ["GB", "FR", "DE", "US"][n as usize % 4].into()),
+            ("state1", "Region".into()),
+            ("city", format!("City {}", n % 100).as_str().into()),
+            ("latitude", f64::from(n).into()),
+            ("longitude", f64::from(n).into()),
+        ]);
+        cities = cities.net(&format!("{first}/24"), city);
+        if n % 16 == 0 {
+            let system = map([("autonomous_system_number", (64_496 + n).into())]);
+            systems = systems.net(&format!("{first}/20"), system);
+        }
+    }
+    std::fs::write(directory.join("city.mmdb"), cities.build()).unwrap();
+    std::fs::write(directory.join("asn.mmdb"), systems.build()).unwrap();
+}
+
+/// Records a second from `SENDERS` workers, each acknowledged after its durable commit; with
+/// the place of each client, or without.
+async fn ingest(with_places: bool) -> Ingested {
+    let directory = tempfile::tempdir().unwrap();
+    if with_places {
+        geography(directory.path());
+    }
+    let running = Running::start_in(directory).await;
     let url = format!("{}/v1/requests", running.url);
     let batches: Vec<Vec<Vec<u8>>> = (0..SENDERS)
         .map(|stream| (1..=BATCHES / SENDERS).map(|number| batch(stream, number)).collect())
@@ -95,13 +153,38 @@ async fn ingest() {
     let records = sent * u64::from(BATCH_RECORDS);
     let streams = running.service.app().log.streams().await.unwrap();
     assert_eq!(streams.iter().map(|stream| stream.stored).sum::<u64>(), records);
-    println!(
-        "ingest: {:.0} records/s durable over HTTP, {:.0} per CPU second with the senders, {} bytes a record on the wire",
-        records as f64 / took,
-        records as f64 / busy,
-        bytes as u64 / records,
-    );
+    let stored = RecordQuery { limit: 1_000, ..RecordQuery::default() };
+    let stored = running.service.app().log.search(&stored).await.unwrap();
+    assert!(stored.iter().all(|record| record.city.is_some() == with_places));
     running.service.stop().await;
+    Ingested {
+        records_per_second: records as f64 / took,
+        records_per_cpu_second: records as f64 / busy,
+        bytes_per_record: bytes as u64 / records,
+    }
+}
+
+/// The medians, and how they compare.
+fn report(without: &[Ingested], with: &[Ingested]) {
+    let median = |of: &[Ingested], figure: fn(&Ingested) -> f64| {
+        let mut figures: Vec<f64> = of.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    for (what, of) in [("", without), (" with city and AS number of each client", with)] {
+        println!(
+            "ingest: {:.0} records/s durable over HTTP, {:.0} per CPU second with the senders, {} bytes a record on the wire{what}",
+            median(of, |one| one.records_per_second),
+            median(of, |one| one.records_per_cpu_second),
+            of[0].bytes_per_record,
+        );
+    }
+    let ratio = |figure| median(with, figure) / median(without, figure);
+    println!(
+        "ingest: places leave {:.2} of the records a second, {:.2} of those a CPU second",
+        ratio(|one| one.records_per_second),
+        ratio(|one| one.records_per_cpu_second),
+    );
 }
 
 /// From the request that blocks an address to the answer of the last of `WAITING` polls.
@@ -169,7 +252,7 @@ fn batch(stream: u64, number: u64) -> Vec<u8> {
         let request_id = format!("{client:08x}-{n:04x}-4a3b-8c1d-{number:012x}");
         let record = Record {
             time_us: previous + 2_000,
-            ip: Some(std::net::Ipv4Addr::from(client % 50_000 + 0x0a00_0000).into()),
+            ip: Some(std::net::Ipv4Addr::from(client % CLIENTS + FIRST_CLIENT).into()),
             verdict: if client.is_multiple_of(50) { Verdict::Blocked } else { Verdict::Admitted },
             weight: 1,
             decision: 0,

@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
-    Added, Audit, Checked, Decisions, Imported, LimitMode, LimitRemoved, LimitSet, Limits,
-    NewToken, Proxies, Records, Removed, ResetMade, Status, Tokens,
+    Added, AllLocated, Audit, Checked, Decisions, Imported, LimitMode, LimitRemoved, LimitSet,
+    Limits, NewToken, Proxies, Records, Removed, ResetMade, Status, Tokens,
 };
+use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
 
 /// How long a connection may take to be made.
@@ -30,6 +31,8 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 const MAX_PROBLEM_BYTES: usize = 1024 * 1024;
 /// Most targets in one request that is not an import.
 pub const MAX_TARGETS: usize = 1_000;
+/// Most addresses in one request for places.
+pub const MAX_ADDRESSES: usize = 1_000;
 /// Largest page of decisions.
 pub const MAX_DECISIONS: usize = 1_000;
 /// Largest page of records.
@@ -225,6 +228,24 @@ impl Client {
             .timeout(LIVE_TIMEOUT)
             .header(reqwest::header::ACCEPT, "text/event-stream");
         self.answer(request).await
+    }
+
+    /// `GET /v1/geo`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn geo_databases(&self) -> Result<Databases> {
+        self.get("/v1/geo", &[]).await
+    }
+
+    /// `POST /v1/geo`: where at most [`MAX_ADDRESSES`] addresses are, in their order.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn locate(&self, ips: &[String]) -> Result<Vec<Located>> {
+        let all: AllLocated =
+            self.send(Method::POST, "/v1/geo", &serde_json::json!({ "ips": ips })).await?;
+        Ok(all.results)
     }
 
     /// `GET /v1/proxies`.

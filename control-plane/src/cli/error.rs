@@ -93,6 +93,9 @@ pub enum CliError {
         /// What happened.
         cause: String,
     },
+    /// Geolocation data could not be brought or is none.
+    #[error("{0}")]
+    Update(String),
     /// The service could not be started.
     #[error("{0}")]
     Start(String),
@@ -116,6 +119,7 @@ impl CliError {
             Self::Refused { .. }
             | Self::Invalid { .. }
             | Self::NotFound { .. }
+            | Self::Update(_)
             | Self::Start(_)
             | Self::Output(_) => EXIT_REFUSED,
             Self::Unreachable { .. } => EXIT_UNREACHABLE,
@@ -134,6 +138,7 @@ impl CliError {
             Self::Invalid { .. } => "invalid",
             Self::NotFound { .. } => "not_found",
             Self::Unreachable { .. } => "unreachable",
+            Self::Update(_) => "update",
             Self::Start(_) => "start",
             Self::Output(_) => "output",
             Self::Exit(_) => "exit",

@@ -2,7 +2,8 @@
 //!
 //! Owns arguments, output and exit codes. Decides nothing about decisions or records: it
 //! asks the running service over HTTP (see [`client`]); only `check-config` and
-//! `explain-ip` work alone, with the filter's own code. Input is checked here first, so that
+//! `explain-ip` work alone, with the filter's own code, and `geo update`, which brings files
+//! to where the service reads them. Input is checked here first, so that
 //! a slip never reaches the service.
 //!
 //! | module | owns |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod explain;
 pub mod fleet;
 pub mod follow;
+pub mod geo;
 pub mod limits;
 pub mod lists;
 pub mod output;
@@ -111,6 +113,8 @@ enum Command {
     Limits(limits::LimitsArgs),
     /// Search the stored requests, or follow them live
     Requests(requests::RequestsArgs),
+    /// Say where addresses are; list and update the data that says so
+    Geo(geo::GeoArgs),
     /// List the Envoys: last seen, revision, records lost
     #[command(
         after_help = "-o raw: name, version, last seen, revision, revisions behind, workers, requests seen, stored, lost, skipped, clock offset in ms."
@@ -163,6 +167,11 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
     if let Command::Doctor(args) = &cli.command {
         return doctor::run(session, &cli.place, here, args).await;
     }
+    if let Command::Geo(geo::GeoArgs { command: Some(geo::GeoCommand::Update(args)), .. }) =
+        &cli.command
+    {
+        return geo::update::run(session, &cli.place, here, args).await;
+    }
     let client = Client::new(&cli.place, here)?;
     match &cli.command {
         Command::Block(args) => block::run(session, &client, Action::Block, args).await,
@@ -174,6 +183,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Limits(args) => limits::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,
+        Command::Geo(args) => geo::run(session, &client, args).await,
         Command::Proxies => fleet::proxies(session, &client).await,
         Command::Audit(args) => fleet::audit(session, &client, args).await,
         Command::Token { command } => fleet::token(session, &client, command.as_ref()).await,

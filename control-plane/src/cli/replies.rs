@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::geo::{Databases, Located};
 use crate::limits::view::LimitInForce;
 use crate::model::{AuditEntry, Decision, DecisionId, Proxy, StoredRecord, Token};
 
@@ -196,6 +197,13 @@ pub struct Records {
     pub next: Option<i64>,
 }
 
+/// Where addresses are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AllLocated {
+    /// In the order asked.
+    pub results: Vec<Located>,
+}
+
 /// The fleet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Proxies {
@@ -254,6 +262,9 @@ pub struct Status {
     /// Batches that wait to be stored.
     #[serde(default)]
     pub ingest_queue: u64,
+    /// Geolocation data.
+    #[serde(default)]
+    pub geo: Option<Databases>,
     /// Admin interface of the Envoy beside it, where it is configured.
     pub envoy_admin: Option<String>,
 }

@@ -10,6 +10,7 @@ use super::error::{CliError, Result};
 use super::output::{Format, Session};
 use super::table::{Cell, Grid, cell, fixed, flexible, moment, number};
 use super::text::{clean, column_time_ms, relative, time_of_day_ms, zone_name};
+use crate::geo::Country;
 use crate::model::StoredRecord;
 
 /// Which records.
@@ -47,6 +48,10 @@ pub struct RequestsArgs {
     #[arg(long, value_name = "WORD,…", value_delimiter = ',', value_parser = verdict)]
     pub verdict: Vec<String>,
 
+    /// Client in this country, such as FR
+    #[arg(long, value_name = "CODE", value_parser = country)]
+    pub country: Option<String>,
+
     /// From this proxy
     #[arg(long, value_name = "NAME")]
     pub proxy: Option<String>,
@@ -82,6 +87,12 @@ fn status(text: &str) -> Result<String, &'static str> {
     }
 }
 
+fn country(text: &str) -> Result<String, &'static str> {
+    Country::new(text)
+        .map(String::from)
+        .ok_or("expected a country's code of two letters such as FR")
+}
+
 fn verdict(text: &str) -> Result<String, String> {
     Verdict::from_word(text.trim())
         .map(|verdict| verdict.as_str().to_owned())
@@ -105,6 +116,7 @@ impl RequestsArgs {
             ("host", &self.host),
             ("method", &self.method),
             ("status", &self.status),
+            ("country", &self.country),
             ("proxy", &self.proxy),
         ] {
             query.extend(value.clone().map(|value| (name, value)));
@@ -376,12 +388,15 @@ pub(crate) mod tests {
                 "4XX",
                 "--verdict",
                 "blocked,limited",
+                "--country",
+                "fr",
                 "--since",
                 "1h"
             ]),
             Ok(vec![
                 ("ip", "203.0.113.0/24".to_owned()),
                 ("status", "4xx".to_owned()),
+                ("country", "FR".to_owned()),
                 ("verdict", "blocked,limited".to_owned()),
                 ("since", "1h".to_owned()),
             ])

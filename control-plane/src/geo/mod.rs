@@ -230,7 +230,9 @@ fn info(entry: &Entry, now: Timestamp) -> DatabaseInfo {
 }
 
 fn shown(directory: &Path) -> String {
-    std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned()).display().to_string()
+    // One that does not exist yet has no canonical name.
+    let whole = std::fs::canonicalize(directory).or_else(|_| std::path::absolute(directory));
+    whole.unwrap_or_else(|_| directory.to_owned()).display().to_string()
 }
 
 /// A database's name for itself: short, without control characters.

@@ -70,6 +70,17 @@ pub struct FreeSource {
 }
 
 impl FreeSource {
+    /// Whether a directory holds any of its files.
+    #[must_use]
+    pub fn is_in(&self, directory: &Path) -> bool {
+        let Ok(mut entries) = std::fs::read_dir(directory) else { return false };
+        entries.any(|entry| {
+            let name = entry.map(|entry| entry.file_name()).unwrap_or_default();
+            let name = name.to_string_lossy();
+            name.starts_with(self.prefix) && name.ends_with(".mmdb")
+        })
+    }
+
     /// What its licence asks for.
     #[must_use]
     pub fn attribution(&self) -> Attribution {

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use ipwarden::decisions::Revision;
 use ipwarden::record::{BatchHeader, Record, Verdict, wire};
+use ipwarden_control_plane::app::App;
 use ipwarden_control_plane::clock::Clock;
 use ipwarden_control_plane::config::Config;
 use ipwarden_control_plane::serve::Service;
@@ -14,7 +15,7 @@ pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) url: String,
     pub(crate) runtime: tokio::runtime::Runtime,
-    _service: Service,
+    service: Service,
 }
 
 /// How the program ended.
@@ -45,7 +46,12 @@ impl Bench {
             .unwrap();
         let service = runtime.block_on(Service::start(config, Clock::system())).unwrap();
         let url = format!("http://{}", service.address());
-        Self { dir, url, runtime, _service: service }
+        Self { dir, url, runtime, service }
+    }
+
+    /// The parts of the service.
+    pub(crate) fn app(&self) -> &App {
+        self.service.app()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -5,6 +5,9 @@ mod alone;
 mod bench;
 mod decisions;
 mod doctor;
+mod geo;
 mod limits;
+#[path = "../fixtures/mmdb.rs"]
+mod mmdb;
 mod requests;
 mod tokens;

@@ -6,9 +6,10 @@ use super::Check;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::fleet::{CLOCK_OFF_MS, SILENT_SECONDS};
+use crate::cli::geo::{in_words, is_stale};
 use crate::cli::place::Found;
 use crate::cli::replies::Status;
-use crate::cli::text::{bytes, count, counted, relative};
+use crate::cli::text::{bytes, count, counted, relative, span};
 use crate::model::Proxy;
 
 /// Free disk below this is a warning.
@@ -119,6 +120,57 @@ pub(super) fn ingest(status: &Status) -> Check {
         );
     }
     Check::ok("ingest", detail)
+}
+
+/// Geolocation data: what can't be used, what is old.
+pub(super) fn geo(status: &Status) -> Vec<Check> {
+    let Some(geo) = &status.geo else {
+        return vec![Check::skip("geo", "the service does not know")];
+    };
+    let mut checks: Vec<Check> = geo
+        .databases
+        .iter()
+        .filter_map(|database| {
+            let problem = database.problem.as_deref()?;
+            let kept = match database.data.as_ref().and_then(|data| data.built_at) {
+                Some(built) => format!("; the data of {} stays in use", built.strftime("%Y-%m-%d")),
+                None if database.data.is_some() => "; the data before it stays in use".to_owned(),
+                None => String::new(),
+            };
+            Some(Check::warn(
+                "geo",
+                format!("{} {problem}{kept}", database.file),
+                format!("bring it again with `ipwarden geo update`, or take it out of {}", geo.dir),
+            ))
+        })
+        .collect();
+    if let Some(problem) = &geo.problem {
+        let mend = "let the service's user read it, and keep in it only what is used";
+        checks.push(Check::warn("geo", format!("{} {problem}", geo.dir), mend));
+    }
+    for database in &geo.databases {
+        let Some(data) = &database.data else { continue };
+        if is_stale(data.age_seconds) {
+            let age = span(jiff::SignedDuration::from_secs(
+                i64::try_from(data.age_seconds.unwrap_or(0)).unwrap_or(i64::MAX),
+            ));
+            checks.push(Check::warn(
+                "geo",
+                format!("{} is {age} old: networks have moved since", database.file),
+                "bring newer data: `ipwarden geo update`, or `--from` where there is newer",
+            ));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(match geo.databases.len() {
+            0 => Check::skip(
+                "geo",
+                format!("no data in {}: `ipwarden geo update` brings some", geo.dir),
+            ),
+            some => Check::ok("geo", format!("{} in use", in_words(some))),
+        });
+    }
+    checks
 }
 
 /// The fleet: each proxy's silence, lag, losses and clock.
