@@ -62,9 +62,13 @@ end() {
 
 service_pid=
 envoy_pid=
+geo_pid=
+geo_watcher=
 # shellcheck disable=SC2317  # the trap below runs it
 stop() {
   trap '' INT TERM
+  end "$geo_watcher"
+  end "$geo_pid"
   # Envoy first: its workers hand over their last records while the service still listens.
   end "$envoy_pid"
   end "$service_pid"
@@ -94,6 +98,16 @@ set -m
 service_pid=$!
 wait_until "the control plane" "$service_pid" "$DATA_DIR/service.log" 8088 /readyz
 
+# Once, and beside everything else: it downloads some 70 MB, and the demo needs none of it.
+# The service takes the data into use by itself.
+if compgen -G "$DATA_DIR/geo/*.mmdb" >/dev/null; then
+  geography="in $DATA_DIR/geo; bring it up to date with: ipwarden geo update"
+else
+  geography="on its way, see $DATA_DIR/geo-update.log; until it is there records carry no place"
+  "$SERVICE" geo update --city --data-dir "$DATA_DIR" >"$DATA_DIR/geo-update.log" 2>&1 </dev/null &
+  geo_pid=$!
+fi
+
 # For Envoy alone: the command line would take it for an operator's token.
 IPWARDEN_TOKEN=$(cat "$DATA_DIR/proxy.token") \
   .tools/envoy/bin/envoy -c envoy/envoy.yaml --concurrency 2 --log-level warn \
@@ -117,9 +131,24 @@ In another terminal, put the ipwarden command on your path and try:
   ipwarden check 203.0.113.7
   ipwarden requests --ip 203.0.113.7
   ipwarden unblock 203.0.113.0/24
+  ipwarden geo 81.2.69.160
 
+Geography: $geography.
 Logs: $DATA_DIR/service.log, $DATA_DIR/envoy.log. Ctrl-C stops both.
 TEXT
+
+# Says how the geography went, whenever that is.
+if [ -n "$geo_pid" ]; then
+  (
+    while kill -0 "$geo_pid" 2>/dev/null; do sleep 1; done
+    if compgen -G "$DATA_DIR/geo/*.mmdb" >/dev/null; then
+      printf '\nGeography has arrived: ipwarden geo databases. City data: IP Geolocation by DB-IP <https://db-ip.com>.\n'
+    else
+      printf '\nThe demo goes on without geography: %s\n' "$(tail -n 1 "$DATA_DIR/geo-update.log")"
+    fi
+  ) &
+  geo_watcher=$!
+fi
 
 # Ends when either of them does; with Ctrl-C the trap ends the script.
 rc=0

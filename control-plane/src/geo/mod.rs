@@ -57,6 +57,10 @@ pub struct Geo(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     present: RwLock<Arc<Set>>,
+    /// The list as of the last look, without ages: whoever asks for it never waits for a
+    /// file that is being read.
+    listed: RwLock<Databases>,
+    /// Held while files are looked at and read.
     files: Mutex<Files>,
 }
 
@@ -135,7 +139,8 @@ impl Geo {
     #[must_use]
     pub fn new(directory: PathBuf, named: Vec<PathBuf>) -> Self {
         let files = Files::new(Sources { directory, named });
-        Self(Arc::new(Inner { present: RwLock::default(), files: Mutex::new(files) }))
+        let listed = RwLock::new(list(&files));
+        Self(Arc::new(Inner { present: RwLock::default(), listed, files: Mutex::new(files) }))
     }
 
     /// The databases in use at this moment.
@@ -165,6 +170,7 @@ impl Geo {
             let mut present = self.0.present.write().unwrap_or_else(PoisonError::into_inner);
             *present = Arc::new(Set::new(databases, present.generation + 1));
         }
+        *self.0.listed.write().unwrap_or_else(PoisonError::into_inner) = list(&files);
         for file in &refreshed.loaded {
             tracing::info!(file, "geolocation data loaded");
         }
@@ -180,12 +186,21 @@ impl Geo {
     /// What is in use, how old it is, and what is wrong.
     #[must_use]
     pub fn databases(&self, now: Timestamp) -> Databases {
-        let files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
-        Databases {
-            dir: shown(&files.sources.directory),
-            databases: ordered(&files).map(|entry| info(entry, now)).collect(),
-            problem: files.directory_problem.as_ref().map(|problem| problem.message.clone()),
+        let mut listed = self.0.listed.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for data in listed.databases.iter_mut().filter_map(|database| database.data.as_mut()) {
+            let age = data.built_at.map(|built| now.duration_since(built).as_secs());
+            data.age_seconds = age.map(|age| u64::try_from(age).unwrap_or(0));
         }
+        listed
+    }
+}
+
+/// The list, without ages.
+fn list(files: &Files) -> Databases {
+    Databases {
+        dir: shown(&files.sources.directory),
+        databases: ordered(files).map(info).collect(),
+        problem: files.directory_problem.as_ref().map(|problem| problem.message.clone()),
     }
 }
 
@@ -203,18 +218,16 @@ fn ordered(files: &Files) -> impl Iterator<Item = &Entry> {
     entries.into_iter()
 }
 
-fn info(entry: &Entry, now: Timestamp) -> DatabaseInfo {
+fn info(entry: &Entry) -> DatabaseInfo {
     let data = entry.loaded.as_ref().map(|loaded| {
         let database = &loaded.database;
-        let built_at = database.built_at();
-        let age = built_at.map(|built| now.duration_since(built).as_secs());
         DataInfo {
             kind: database.kind,
             asn: database.has_asn,
             type_name: database.type_name(),
             ip_version: database.ip_version(),
-            built_at,
-            age_seconds: age.map(|age| u64::try_from(age).unwrap_or(0)),
+            built_at: database.built_at(),
+            age_seconds: None,
             loaded_at: loaded.at,
             bytes: database.bytes,
             source: loaded.source.clone(),
