@@ -92,6 +92,10 @@ pub struct Database {
     pub kind: Kind,
     /// Whether it knows autonomous systems, too.
     pub has_asn: bool,
+    /// Whether it knows anything of IPv4 addresses.
+    pub has_v4: bool,
+    /// Whether it knows anything of IPv6 addresses.
+    pub has_v6: bool,
     /// Size of its file.
     pub bytes: u64,
 }
@@ -142,7 +146,8 @@ impl Database {
                 return Err(DatabaseError::OtherContents { database_type });
             }
         };
-        Ok(Self { reader, kind, has_asn: known.asn, bytes })
+        let Known { asn: has_asn, v4: has_v4, v6: has_v6, .. } = known;
+        Ok(Self { reader, kind, has_asn, has_v4, has_v6, bytes })
     }
 
     /// What it calls itself.
@@ -158,16 +163,19 @@ impl Database {
         Timestamp::from_second(seconds).ok()
     }
 
-    /// 4 when it holds IPv4 addresses only, else 6.
+    /// Whether it knows anything of addresses of this family.
     #[must_use]
-    pub fn ip_version(&self) -> u16 {
-        self.reader.metadata().ip_version
+    pub const fn serves(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(_) => self.has_v4,
+            IpAddr::V6(_) => self.has_v6,
+        }
     }
 
-    /// Whether an address of this family can be in it.
+    /// Which families it knows, for people.
     #[must_use]
-    pub fn serves(&self, ip: IpAddr) -> bool {
-        ip.is_ipv4() || self.ip_version() == 6
+    pub const fn families(&self) -> &'static str {
+        families(self.has_v4, self.has_v6)
     }
 
     /// What it knows of a folded address, and the network that this holds for: of the
@@ -194,11 +202,24 @@ impl Database {
     }
 }
 
+/// Families of addresses in words.
+#[must_use]
+pub const fn families(v4: bool, v6: bool) -> &'static str {
+    match (v4, v6) {
+        (true, true) => "IPv4, IPv6",
+        (true, false) => "IPv4",
+        (false, true) => "IPv6",
+        (false, false) => "",
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
     country: bool,
     city: bool,
     asn: bool,
+    v4: bool,
+    v6: bool,
 }
 
 /// Walks through a whole database so that nothing in it is a surprise later, decodes every
@@ -218,6 +239,11 @@ fn survey(reader: &Reader<Vec<u8>>) -> Result<Known, DatabaseError> {
         leaves += 1;
         if leaves > most {
             return Err(DatabaseError::Damaged("its search tree has no end".to_owned()));
+        }
+        if found.has_data() {
+            let is_v4 = found.network()?.is_ipv4();
+            known.v4 |= is_v4;
+            known.v6 |= !is_v4;
         }
         if found.offset().is_some_and(|offset| seen.insert(offset))
             && let Some(fields) = found.decode::<Fields<'_>>()?
@@ -283,6 +309,8 @@ mod tests {
         let content =
             country(6).net("2a00:1450::/32", map([("country_code", "IE".into())])).build();
         let database = Database::new(content).unwrap();
+        assert!(!database.serves("81.2.69.160".parse().unwrap()));
+        assert_eq!(database.families(), "IPv6");
         let (place, network) = database.look_up("81.2.69.160".parse().unwrap()).unwrap();
         assert_eq!((place, network.to_string()), (None, "0.0.0.0/0".to_owned()));
     }

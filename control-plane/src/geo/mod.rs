@@ -88,8 +88,10 @@ pub struct DataInfo {
     /// What the database calls itself.
     #[serde(rename = "type")]
     pub type_name: String,
-    /// 4: IPv4 addresses only; 6: IPv6 addresses, or both.
-    pub ip_version: u16,
+    /// Whether it knows anything of IPv4 addresses.
+    pub ipv4: bool,
+    /// Whether it knows anything of IPv6 addresses.
+    pub ipv6: bool,
     /// When the data was put together.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub built_at: Option<Timestamp>,
@@ -225,7 +227,8 @@ fn info(entry: &Entry) -> DatabaseInfo {
             kind: database.kind,
             asn: database.has_asn,
             type_name: database.type_name(),
-            ip_version: database.ip_version(),
+            ipv4: database.has_v4,
+            ipv6: database.has_v6,
             built_at: database.built_at(),
             age_seconds: None,
             loaded_at: loaded.at,

@@ -130,7 +130,7 @@ fn what_is_in_use_is_shown_with_age_and_attribution() {
     let geo = Geo::new(directory.path().to_owned(), Vec::new());
     geo.refresh(at(0));
     let data = geo.databases(at(60)).databases.remove(0).data.unwrap();
-    assert_eq!((data.kind, data.asn, data.ip_version), (Kind::City, false, 4));
+    assert_eq!((data.kind, data.asn, data.ipv4, data.ipv6), (Kind::City, false, true, false));
     assert_eq!(data.type_name, "city ipv4");
     assert_eq!(data.age_seconds, Some(86_460));
     assert_eq!(data.attribution.unwrap().text, "IP Geolocation by DB-IP");

@@ -121,7 +121,9 @@ fn free_data_is_brought_by_npm_checked_and_taken_into_use() {
     assert!(human.stderr.contains("Number Resource Organization"), "{human:?}");
     let listed = bench.run(&["geo", "databases", "-o", "raw"]).expect(0);
     assert!(
-        listed.stdout.starts_with("geo-whois-asn-country.mmdb\tcountry\t6\t2026-06-05T13:00:00Z\t"),
+        listed
+            .stdout
+            .starts_with("geo-whois-asn-country.mmdb\tcountry\tIPv4\t2026-06-05T13:00:00Z\t"),
         "{listed:?}"
     );
     let in_words = bench.run(&["geo", "update", "--npm", &npm]).expect(0);

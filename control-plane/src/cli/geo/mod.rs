@@ -18,6 +18,7 @@ use super::error::{CliError, MAX_PLACES, Place, Result};
 use super::output::{FAINT, Format, Session};
 use super::table::{Grid, cell, fixed, flexible, number};
 use super::text::{bytes, clean, count, counted, relative, zone_name};
+use crate::geo::database::families;
 use crate::geo::{Attribution, Databases, Located};
 
 /// Addresses, or something about the data.
@@ -48,7 +49,7 @@ pub struct GeoArgs {
 pub enum GeoCommand {
     /// List the databases: kind, age, licence, what can't be used
     #[command(
-        after_help = "-o raw: file, kind, IP version, built, bytes, source, attribution, problem."
+        after_help = "-o raw: file, kind, families, built, bytes, source, attribution, problem."
     )]
     Databases,
     /// Bring free data, or data of your own, to where the service reads it
@@ -198,7 +199,7 @@ fn raw_databases(session: &mut Session, list: &Databases) -> Result<()> {
             Some(data) => [
                 database.file.clone(),
                 data.kind.as_str().to_owned(),
-                data.ip_version.to_string(),
+                families(data.ipv4, data.ipv6).to_owned(),
                 data.built_at.map_or_else(String::new, |built| built.to_string()),
                 data.bytes.to_string(),
                 data.source.clone().unwrap_or_default(),
@@ -245,7 +246,7 @@ fn database_grid(list: &Databases, now: Timestamp, zone: &TimeZone) -> Grid {
         grid.row(vec![
             cell(&database.file),
             cell(knows),
-            cell(if data.ip_version == 4 { "IPv4" } else { "IPv6, IPv4" }),
+            cell(families(data.ipv4, data.ipv6)),
             cell(built.unwrap_or_default()),
             if is_stale(data.age_seconds) {
                 cell(age.unwrap_or_default()).warn()
@@ -324,7 +325,7 @@ mod tests {
             "dir": "/srv/geo", "problem": null,
             "databases": [
                 {"file": "city.mmdb", "problem": null, "problem_since": null, "data": {
-                    "kind": "city", "asn": true, "type": "city ipv4", "ip_version": 4,
+                    "kind": "city", "asn": true, "type": "city ipv4", "ipv4": true, "ipv6": false,
                     "built_at": "2026-11-20T16:00:00Z", "age_seconds": 172_800,
                     "loaded_at": "2026-11-22T15:00:00Z", "bytes": 63_069_790,
                     "source": "npm @x/city@1", "attribution": {"text": "by X", "url": "https://x.example", "license": "CC BY 4.0"},

@@ -22,7 +22,7 @@ use crate::cli::output::{FAINT, Format, GOOD, STRONG, Session};
 use crate::cli::place::Place;
 use crate::cli::progress::Progress;
 use crate::cli::text::{bytes, clean, relative};
-use crate::geo::database::Database;
+use crate::geo::database::{Database, families};
 use crate::geo::origin::{self, Attribution, Origin};
 use crate::geo::{DIRECTORY, Kind};
 
@@ -66,7 +66,8 @@ pub struct UpdateArgs {
 struct Installed {
     file: String,
     kind: Kind,
-    ip_version: u16,
+    ipv4: bool,
+    ipv6: bool,
     built_at: Option<Timestamp>,
     bytes: u64,
     sha256: String,
@@ -240,7 +241,8 @@ fn check(fetched: &Fetched, name: &str, draft: &Draft) -> Result<Vec<(PathBuf, I
         let installed = Installed {
             file,
             kind: database.kind,
-            ip_version: database.ip_version(),
+            ipv4: database.has_v4,
+            ipv6: database.has_v6,
             built_at: database.built_at(),
             bytes: database.bytes,
             sha256,
@@ -317,7 +319,7 @@ fn told(session: &mut Session, directory: &Path, installed: &[Installed]) -> Res
                     "  {STRONG}{}{STRONG:#}: {}, {}, built {built}, {}, from {}",
                     clean(&one.file),
                     one.kind.as_str(),
-                    if one.ip_version == 4 { "IPv4" } else { "IPv6, IPv4" },
+                    families(one.ipv4, one.ipv6),
                     bytes(one.bytes),
                     clean(&one.source),
                 ))?;
