@@ -8,6 +8,7 @@
 //! | [`cli`] | the command line: arguments, output, exit codes |
 //! | [`clock`] | the only source of time |
 //! | [`config`] | the service's configuration: all errors at once, each with its place |
+//! | [`detect`] | finding the suspicious ones: what detectors see and say |
 //! | [`fleet`] | the proxies: what they have applied, what they lost |
 //! | [`geo`] | where addresses are: databases in memory, replaced while running |
 //! | [`hub`] | the decision stream: changes in order, to every proxy at once |
@@ -28,6 +29,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod detect;
 pub mod fleet;
 pub mod geo;
 pub mod hub;
