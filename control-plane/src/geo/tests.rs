@@ -160,4 +160,17 @@ fn real_data_answers_for_well_known_addresses() {
         assert!(located.network.contains(&ip));
     }
     assert!(geo.databases(at(0)).in_use().all(|data| data.attribution.is_some()));
+    // Every answer holds for the whole of its network: its ends and somewhere inside.
+    let mut bits = 0x9e37_79b9u32;
+    for _ in 0..20_000 {
+        bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let located = geo.locate(std::net::Ipv4Addr::from(bits).into()).unwrap();
+        let ipnet::IpNet::V4(network) = located.network else { panic!("{located:?}") };
+        let inside =
+            u32::from(network.network()) | (bits.rotate_left(7) & u32::from(network.hostmask()));
+        for other in [network.network(), network.broadcast(), inside.into()] {
+            let same = Located { ip: other.into(), ..located.clone() };
+            assert_eq!(geo.locate(other.into()), Ok(same));
+        }
+    }
 }
