@@ -800,6 +800,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wall_clock_that_steps_by_an_hour_changes_nothing_for_limits() {
+        let mut shared = MemoryShared::default();
+        let mut worker = engine("{}", 1);
+        worker.start(&mut shared);
+        let client = ip("203.0.113.7");
+        // `now` is Unix time; the limiter's own clock stands still in these tests.
+        for (now, admitted) in [(10_000, 5), (6_400, 0), (13_600, 0)] {
+            let verdicts = (0..9).map(|_| judge(&mut worker, &mut shared, client, "/login", now));
+            let found = verdicts.filter(|one| one.verdict() == Verdict::Admitted).count();
+            assert_eq!(found, admitted, "at {now}");
+        }
+    }
+
+    #[test]
     fn a_blocked_request_is_charged_to_no_limit() {
         let mut shared = MemoryShared::default();
         let mut worker = engine(CONFIG, 1);

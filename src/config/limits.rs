@@ -186,6 +186,13 @@ fn limit_name(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
     let text = field.text(MAX_LIMIT_NAME_BYTES, errors)?;
     let word =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    if text == "reset" {
+        errors.add(
+            &field.place,
+            "found 'reset', which the API needs for itself: choose another name",
+        );
+        return None;
+    }
     let expected = "lower-case letters, digits, - and _";
     super::sections::checked(text, word, field, expected, errors)
 }

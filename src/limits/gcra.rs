@@ -51,7 +51,8 @@ impl Bucket {
     ///
     /// A bucket can't owe more than its capacity. Where a stored time says otherwise, either
     /// the limit was made smaller or the clock went back: the bucket is empty then, but never
-    /// emptier than empty, so nobody waits longer for it than an empty bucket takes to fill.
+    /// emptier than empty, so nobody waits longer for it than an empty bucket takes to fill
+    /// (whoever sees such a time stores the settled one).
     #[inline]
     #[must_use]
     pub const fn settle(&self, arrival: Nanos, now: Nanos) -> Nanos {

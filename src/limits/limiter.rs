@@ -135,8 +135,16 @@ pub struct Limiter {
 /// A key that was refused a moment ago.
 #[derive(Debug, Clone, Copy)]
 struct Remembered {
+    since: Nanos,
     until: Nanos,
-    recheck: Nanos,
+}
+
+impl Remembered {
+    /// Whether it still tells something. What was noted in the future was noted before the
+    /// clock went back.
+    fn holds(&self, now: Nanos) -> bool {
+        (self.since..self.since.saturating_add(RECHECK)).contains(&now) && now < self.until
+    }
 }
 
 impl Limiter {
@@ -498,23 +506,23 @@ impl Limiter {
 
     fn remembered_until(&self, place: Place, now: Nanos) -> Option<Nanos> {
         let remembered = self.remembered.get(&place)?;
-        (now < remembered.recheck && now < remembered.until).then_some(remembered.until)
+        remembered.holds(now).then_some(remembered.until)
     }
 
     fn remember(&mut self, place: Place, until: Nanos, now: Nanos) {
         if self.remembered.len() >= MAX_REMEMBERED {
             // At most once a second: a spray of refused keys must not make each request pay
             // for the whole memory.
-            if now.saturating_sub(self.purged) < RECHECK {
+            if now.abs_diff(self.purged) < RECHECK {
                 return;
             }
             self.purged = now;
-            self.remembered.retain(|_, kept| now < kept.recheck);
+            self.remembered.retain(|_, kept| kept.holds(now));
             if self.remembered.len() >= MAX_REMEMBERED {
                 return;
             }
         }
-        self.remembered.insert(place, Remembered { until, recheck: now.saturating_add(RECHECK) });
+        self.remembered.insert(place, Remembered { since: now, until });
     }
 }
 

@@ -282,13 +282,15 @@ pub struct Attempt {
     now: Nanos,
     tries: u32,
     arrival: Nanos,
+    /// How it ends if the write succeeds.
+    done: Done,
 }
 
 impl Attempt {
     /// An operation on the bucket at `place`, at `now`.
     #[must_use]
     pub const fn new(place: Place, bucket: Bucket, operation: Operation, now: Nanos) -> Self {
-        Self { place, bucket, operation, now, tries: 0, arrival: 0 }
+        Self { place, bucket, operation, now, tries: 0, arrival: 0, done: Done::HostError }
     }
 
     /// Takes the set as it was read, and changes `value` to what is to be written.
@@ -302,6 +304,7 @@ impl Attempt {
             counts.host_errors += 1;
             return Next::Done(Done::HostError);
         };
+        self.done = Done::HostError;
         if cas.is_none() {
             value.clear();
         }
@@ -325,15 +328,27 @@ impl Attempt {
         self.arrival = match self.operation {
             Operation::Take(cost) => match self.bucket.take(arrival, self.now, cost) {
                 Outcome::Admitted { arrival } => arrival,
-                Outcome::Refused { until } => return Next::Done(Done::Refused(until)),
+                Outcome::Refused { until } => {
+                    self.done = Done::Refused(until);
+                    let settled = self.bucket.settle(arrival, self.now);
+                    if arrival.saturating_sub(settled) < GRACE {
+                        return Next::Done(self.done);
+                    }
+                    // It owes more than a bucket can: the clock went back, or the limit is
+                    // another now. Unless that is written down, it goes on owing it.
+                    settled
+                }
             },
             Operation::Charge(cost) => self.bucket.charge(arrival, self.now, cost),
             Operation::Refund(cost) => self.bucket.refund(arrival, self.now, cost),
             Operation::Reset => self.now,
         };
-        if self.arrival == self.bucket.settle(arrival, self.now) {
-            // Nothing changed; a full bucket needs no entry.
-            return Next::Done(Done::Stored(self.arrival));
+        if !matches!(self.done, Done::Refused(_)) {
+            self.done = Done::Stored(self.arrival);
+            if self.arrival == self.bucket.settle(arrival, self.now) {
+                // Nothing changed; a full bucket needs no entry.
+                return Next::Done(self.done);
+            }
         }
         let entry = Entry::new(self.place.tag, &self.bucket, self.arrival).encode();
         let at = match place {
@@ -361,7 +376,7 @@ impl Attempt {
         counts: &mut Counts,
     ) -> Option<Done> {
         match result {
-            Ok(()) => Some(Done::Stored(self.arrival)),
+            Ok(()) => Some(self.done),
             Err(SharedError::CasMismatch) => {
                 self.tries += 1;
                 if self.tries < MAX_TRIES {

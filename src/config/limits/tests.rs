@@ -172,6 +172,10 @@ fn the_ceiling_is_ten_times_what_a_known_client_may_do() {
 #[test]
 fn a_limit_needs_a_name_and_a_rate() {
     limit_refused(
+        r#"{"name": "reset", "anonymous": {"requests": 5, "per": "1m"}}"#,
+        &["name: found 'reset', which the API needs for itself: choose another name"],
+    );
+    limit_refused(
         "{}",
         &[
             "name: missing: name the limit, such as \"login\"",

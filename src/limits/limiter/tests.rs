@@ -366,3 +366,30 @@ fn the_memory_of_refused_keys_is_bounded() {
         assert!(worker.remembered.len() <= MAX_REMEMBERED);
     }
 }
+
+#[test]
+fn a_clock_set_back_by_an_hour_locks_nobody_out_for_longer_than_a_bucket_takes_to_fill() {
+    let mut world = World::new("{}");
+    world.now += 3_600 * SECOND;
+    assert_eq!(world.admitted(&LOGIN, 9), 5);
+    let other = Asks { ip: "192.0.2.1", ..LOGIN };
+    assert_eq!(world.admitted(&other, 2), 2);
+    world.now -= 3_600 * SECOND;
+    assert_eq!(world.admitted(&LOGIN, 9), 0, "the gate does not open");
+    let wait = world.ruling(&LOGIN).unwrap().standings().next().unwrap().reset_seconds;
+    assert_eq!(wait, 12);
+    world.now += 12 * SECOND;
+    assert_eq!(world.admitted(&LOGIN, 9), 1, "as after any refusal");
+    world.now += 48 * SECOND;
+    assert_eq!(world.admitted(&other, 9), 0, "noticed with its first request");
+    world.now += 60 * SECOND;
+    assert_eq!(world.admitted(&other, 9), 5);
+}
+
+#[test]
+fn a_clock_set_forward_by_an_hour_fills_buckets_once() {
+    let mut world = World::new("{}");
+    assert_eq!(world.admitted(&LOGIN, 9), 5);
+    world.now += 3_600 * SECOND;
+    assert_eq!(world.admitted(&LOGIN, 99), 5);
+}
