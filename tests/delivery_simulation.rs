@@ -106,6 +106,10 @@ fn run(seed: u64) -> (u64, u64, u64) {
                     bytes_out: 1,
                     user_agent: b"ua",
                     request_id: b"id",
+                    country: None,
+                    city: b"",
+                    asn: None,
+                    identity: b"",
                 };
                 buffer.push(&record, now_us);
                 buffer.shed(delivery.outgoing_bytes());

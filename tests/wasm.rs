@@ -185,6 +185,10 @@ mod pure {
             bytes_out: 1 << 33,
             user_agent: b"curl",
             request_id: b"id",
+            country: Some(*b"FR"),
+            city: "Orl\u{e9}ans".as_bytes(),
+            asn: Some(u32::MAX),
+            identity: b"alice",
         };
         let header = BatchHeader {
             stream: u64::MAX,

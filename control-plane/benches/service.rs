@@ -268,6 +268,10 @@ fn batch(stream: u64, number: u64) -> Vec<u8> {
             bytes_out: 12_000 + u64::from(client % 30_000),
             user_agent: b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
             request_id: request_id.as_bytes(),
+            country: None,
+            city: b"",
+            asn: None,
+            identity: b"",
         };
         wire::put_record(&mut records, previous, &record);
         previous = record.time_us;

@@ -171,6 +171,10 @@ impl Texts {
             bytes_out: 10_000 + self.n % 5_000,
             user_agent: self.user_agent.as_bytes(),
             request_id: self.request_id.as_bytes(),
+            country: None,
+            city: b"",
+            asn: None,
+            identity: b"",
         }
     }
 }

@@ -267,13 +267,17 @@ impl Commit {
         self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
     }
 
-    /// Where the clients of some records are.
+    /// Where the clients of some records are: what the proxy knew when it judged the request,
+    /// completed by what the databases know.
     fn places_of(&mut self, records: &[Record<'_>]) -> Vec<Spot> {
-        if !self.places.knows_anything() {
+        let told = |record: &Record<'_>| record.country.is_some() || record.asn.is_some();
+        if !self.places.knows_anything() && !records.iter().any(told) {
             return Vec::new();
         }
-        let spot =
-            |record: &Record<'_>| record.ip.map_or_else(Spot::default, |ip| self.places.spot(ip));
+        let spot = |record: &Record<'_>| {
+            let known = record.ip.map_or_else(Spot::default, |ip| self.places.spot(ip));
+            known.over(record)
+        };
         records.iter().map(spot).collect()
     }
 
@@ -461,6 +465,10 @@ mod tests {
             bytes_out: 0,
             user_agent: b"",
             request_id: b"",
+            country: None,
+            city: b"",
+            asn: None,
+            identity: b"",
         };
         let mut records = Vec::new();
         wire::put_record(&mut records, 1, &record);

@@ -540,6 +540,10 @@ impl Plugin {
             bytes_out: abi::integer(b"response\0total_size").unwrap_or(0),
             user_agent: fields.user_agent,
             request_id: fields.request_id,
+            country: None,
+            city: b"",
+            asn: None,
+            identity: b"",
         };
         let dropped = self.engine.record(&record, now_us);
         self.metrics.records_lost.add(dropped);

@@ -252,6 +252,7 @@ impl Buffer {
             bytes_in: 0,
             bytes_out: 0,
             request_id: b"",
+            identity: b"",
             ..*record
         };
         put_record_tail(&mut tail, &shared_by_all);

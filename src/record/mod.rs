@@ -29,11 +29,19 @@ pub mod bounds {
     pub const USER_AGENT_BYTES: usize = 512;
     /// Request id.
     pub const REQUEST_ID_BYTES: usize = 64;
+    /// City.
+    pub const CITY_BYTES: usize = 96;
+    /// Verified identity.
+    pub const IDENTITY_BYTES: usize = 256;
     /// Name of a limit.
     pub const RULE_BYTES: usize = 64;
     /// Name of a proxy.
     pub const PROXY_BYTES: usize = 128;
 }
+
+/// Bit of [`Record::flags`] that is ours, far above Envoy's: the place is missing because the
+/// day's quota of look-ups was used up.
+pub const GEO_QUOTA_FLAG: u64 = 1 << 62;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +147,15 @@ pub struct Record<'a> {
     pub user_agent: &'a [u8],
     /// `x-request-id`.
     pub request_id: &'a [u8],
+    /// Country of the client (ISO 3166-1, capitals), as far as the proxy knew when the request
+    /// came; what it did not know the control plane completes.
+    pub country: Option<[u8; 2]>,
+    /// City of the client, empty where it is not known.
+    pub city: &'a [u8],
+    /// Autonomous system of the client.
+    pub asn: Option<u32>,
+    /// The client's verified identity, empty unless `records.identity` is set.
+    pub identity: &'a [u8],
 }
 
 /// What a batch says about its sender. Totals count requests (weights) since `started_us`.

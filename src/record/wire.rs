@@ -71,6 +71,9 @@ impl From<Malformed> for DecodeError {
     }
 }
 
+/// A country's code.
+const COUNTRY_BYTES: usize = 2;
+
 /// Bytes before the checksummed part.
 const PREFIX_BYTES: usize = 9;
 
@@ -159,6 +162,11 @@ pub fn put_record_tail(out: &mut Vec<u8>, record: &Record<'_>) {
     put_varint(out, record.bytes_out);
     put_bytes(out, record.user_agent, bounds::USER_AGENT_BYTES);
     put_bytes(out, record.request_id, bounds::REQUEST_ID_BYTES);
+    put_bytes(out, record.country.as_ref().map_or(&[][..], |code| code), COUNTRY_BYTES);
+    put_bytes(out, record.city, bounds::CITY_BYTES);
+    // AS 0 is nobody's (RFC 7607).
+    put_varint(out, u64::from(record.asn.unwrap_or(0)));
+    put_bytes(out, record.identity, bounds::IDENTITY_BYTES);
 }
 
 /// Reads a batch.
@@ -204,7 +212,7 @@ pub fn decode(bytes: &[u8]) -> Result<Batch<'_>, DecodeError> {
     }
     // A record takes at least this many bytes: a count can't make us allocate more than
     // the message justifies.
-    const MIN_RECORD_BYTES: usize = 16;
+    const MIN_RECORD_BYTES: usize = 20;
     let mut records = Vec::with_capacity(count.min(bytes.len() / MIN_RECORD_BYTES + 1));
     for _ in 0..count {
         let record = take_record(&mut reader, time_us)?;
@@ -245,7 +253,22 @@ fn take_record<'a>(reader: &mut Reader<'a>, previous_us: u64) -> Result<Record<'
         bytes_out: reader.varint()?,
         user_agent: reader.bytes(bounds::USER_AGENT_BYTES)?,
         request_id: reader.bytes(bounds::REQUEST_ID_BYTES)?,
+        country: take_country(reader)?,
+        city: reader.bytes(bounds::CITY_BYTES)?,
+        asn: Some(reader.varint32()?).filter(|asn| *asn != 0),
+        identity: reader.bytes(bounds::IDENTITY_BYTES)?,
     })
+}
+
+/// Two capital letters, or nothing.
+fn take_country(reader: &mut Reader<'_>) -> Result<Option<[u8; COUNTRY_BYTES]>, DecodeError> {
+    match reader.bytes(COUNTRY_BYTES)? {
+        [] => Ok(None),
+        &[first, second] if first.is_ascii_uppercase() && second.is_ascii_uppercase() => {
+            Ok(Some([first, second]))
+        }
+        _ => Err(DecodeError::Malformed),
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +309,10 @@ pub(crate) mod tests {
             bytes_out: 900,
             user_agent: b"curl/8",
             request_id: b"5c3a",
+            country: Some(*b"GB"),
+            city: b"London",
+            asn: Some(20712),
+            identity: b"alice",
         }
     }
 
@@ -376,11 +403,15 @@ pub(crate) mod tests {
                 time_us: u64, v6: u128, mapped: bool, verdict in 0u8..7, weight: u32, decision: u32,
                 path in proptest::collection::vec(any::<u8>(), 0..64),
                 status: u16, flags: u64, duration_us: u64, bytes_in: u64, bytes_out: u64,
+                country in proptest::option::of(proptest::array::uniform2(b'A'..=b'Z')),
+                city in proptest::collection::vec(any::<u8>(), 0..bounds::CITY_BYTES),
+                asn in proptest::option::of(1..=u32::MAX),
             ) {
                 let ip = if mapped { IpAddr::V4(Ipv4Addr::from(v6 as u32)) } else { IpAddr::V6(Ipv6Addr::from(v6 | 1 << 127)) };
                 let record = Record {
                     time_us, ip: Some(ip), verdict: Verdict::from_code(verdict).unwrap(), weight, decision,
-                    path: &path, status, flags, duration_us, bytes_in, bytes_out, ..record()
+                    path: &path, status, flags, duration_us, bytes_in, bytes_out, country, city: &city,
+                    asn, ..record()
                 };
                 let mut records = Vec::new();
                 put_record(&mut records, 5, &record);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use ipwarden::record::Record;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -124,6 +125,27 @@ pub struct Spot {
     pub asn: Option<u32>,
 }
 
+impl Spot {
+    /// What the proxy said of the same address where it said anything; this where it did not.
+    /// A city goes with the country that named it: two sources are not mixed within a place.
+    #[must_use]
+    pub fn over(self, record: &Record<'_>) -> Self {
+        let told = record.country.and_then(|code| Country::new(std::str::from_utf8(&code).ok()?));
+        let city = std::str::from_utf8(record.city).ok().filter(|city| !city.is_empty());
+        let agrees = told.is_none() || told == self.country;
+        Self {
+            country: told.or(self.country),
+            city: match city {
+                // Nearly always the same: then the one that is shared.
+                Some(city) if self.city.as_deref() == Some(city) => self.city,
+                Some(city) => Some(Arc::from(city)),
+                None => self.city.filter(|_| agrees),
+            },
+            asn: record.asn.or(self.asn),
+        }
+    }
+}
+
 impl From<&Place> for Spot {
     fn from(place: &Place) -> Self {
         Self { country: place.country, city: place.city.as_deref().map(Arc::from), asn: place.asn }
@@ -140,6 +162,46 @@ mod tests {
         for none in ["", "F", "FRA", "1A", "ZZ", "xx", "É", "--"] {
             assert_eq!(Country::new(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn what_the_proxy_did_not_know_is_completed() {
+        let known = Spot {
+            country: Country::new("GB"),
+            city: Some(Arc::from("London")),
+            asn: Some(20_712),
+        };
+        let batch = batch();
+        let record = ipwarden::record::wire::decode(&batch).unwrap().records[0];
+        assert_eq!(known.clone().over(&record), known);
+        let told = Record { country: Some(*b"FR"), ..record };
+        let spot = known.clone().over(&told);
+        assert_eq!((spot.country, spot.city), (Country::new("FR"), None), "no London in France");
+        assert_eq!(spot.asn, Some(20_712));
+        let told = Record { country: Some(*b"GB"), city: b"Leeds", asn: Some(7), ..record };
+        let spot = known.over(&told);
+        assert_eq!(spot.city.as_deref(), Some("Leeds"));
+        assert_eq!((spot.country, spot.asn), (Country::new("GB"), Some(7)));
+        let spot = Spot::default().over(&Record { country: Some(*b"ZZ"), city: b"\xff", ..record });
+        assert_eq!(spot, Spot::default());
+    }
+
+    /// A batch of one record that knows nothing of its client.
+    fn batch() -> Vec<u8> {
+        let header = ipwarden::record::BatchHeader {
+            stream: 1,
+            number: 1,
+            started_us: 0,
+            sent_us: 0,
+            proxy: b"edge",
+            version: b"0.1.0",
+            applied: Default::default(),
+            seen: 1,
+            lost: 0,
+            skipped: 0,
+        };
+        // Verdict and family, then zeros: a record's fields are all empty or 0.
+        ipwarden::record::wire::encode(&header, 1, 1, &[0; 20])
     }
 
     #[test]

@@ -4,6 +4,11 @@
 //! Bit n is number n of `CoreResponseFlag` in Envoy's `envoy/stream_info/stream_info.h`
 //! (1.40); the names are those of `%RESPONSE_FLAGS%`. Envoy only ever appends to that list.
 
+use ipwarden::record::GEO_QUOTA_FLAG;
+
+/// The filter's own flag: its quota of geolocation look-ups was used up.
+const GEO_QUOTA: &str = "GEO_QUOTA";
+
 /// Short names by bit.
 const NAMES: [&str; 30] = [
     "LH",    // local health check failed
@@ -48,7 +53,10 @@ pub fn short_names(flags: u64) -> Option<String> {
         .filter(|(bit, _)| flags >> bit & 1 == 1)
         .map(|(_, name)| (*name).to_owned())
         .collect();
-    let unknown = flags >> NAMES.len() << NAMES.len();
+    if flags & GEO_QUOTA_FLAG != 0 {
+        names.push(GEO_QUOTA.to_owned());
+    }
+    let unknown = (flags & !GEO_QUOTA_FLAG) >> NAMES.len() << NAMES.len();
     if unknown != 0 {
         names.push(format!("{unknown:#x}"));
     }
@@ -67,5 +75,6 @@ mod tests {
         assert_eq!(short_names(1 << 14).as_deref(), Some("DC"));
         assert_eq!(short_names(1 << 28).as_deref(), Some("DR"));
         assert_eq!(short_names(1 << 1 | 1 << 40).as_deref(), Some("UH,0x10000000000"));
+        assert_eq!(short_names(1 << 14 | GEO_QUOTA_FLAG).as_deref(), Some("DC,GEO_QUOTA"));
     }
 }

@@ -231,6 +231,10 @@ pub(crate) fn batch_of(stream: u64, number: u64, clients: &[&str]) -> Vec<u8> {
             bytes_out: 200,
             user_agent: b"curl/8",
             request_id: b"id",
+            country: None,
+            city: b"",
+            asn: None,
+            identity: b"",
         };
         records::put_record(&mut encoded, start, &record);
     }

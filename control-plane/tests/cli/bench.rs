@@ -148,6 +148,10 @@ pub(crate) fn record(path: &[u8]) -> Record<'_> {
         bytes_out: 900,
         user_agent: b"curl/8",
         request_id: b"",
+        country: None,
+        city: b"",
+        asn: None,
+        identity: b"",
     }
 }
 

@@ -85,6 +85,10 @@ pub(crate) fn record() -> Record<'static> {
         bytes_out: 900,
         user_agent: b"curl/8",
         request_id: b"5c3a1f0e-9b2d-4c11-8a7f-0123456789ab",
+        country: None,
+        city: b"",
+        asn: None,
+        identity: b"",
     }
 }
 
@@ -131,6 +135,10 @@ where
         flags: 0,
         user_agent: b"",
         request_id: b"",
+        country: None,
+        city: b"",
+        asn: None,
+        identity: b"",
         ..full
     };
     let large = Record {
@@ -146,6 +154,10 @@ where
         bytes_in: u64::MAX,
         bytes_out: u64::MAX,
         request_id: b"not a uuid",
+        country: None,
+        city: b"",
+        asn: None,
+        identity: b"",
         ..full
     };
     let without = incoming(header(1, 1), vec![full, bare, large]);
