@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module run test test-stores lint bench bench-million bench-block tools clean
+.PHONY: help build binary module run test test-stores lint bench bench-million bench-block bench-limits bench-spray tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,14 @@ bench-million: binary module ## measure a million decisions in a real Envoy
 bench-block: binary module ## measure the time from a block to its refusal by every worker
 	@.ci/tools envoy
 	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture from_a_block
+
+bench-limits: binary module ## measure what a limited request costs Envoy, beside its own local_ratelimit
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture processor_time
+
+bench-spray: binary module ## measure two million networks against one attacker and the table of limits
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture two_million
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

@@ -4,8 +4,14 @@
 //! Readiness is polled; nothing waits for a fixed time. A test fails with the last lines of
 //! both programs' logs.
 
+mod burst;
+mod jwt;
 mod load;
+mod processor;
 mod raw;
+mod spray;
+mod tls;
+mod vm;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
@@ -17,8 +23,14 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+pub use burst::burst;
+pub use jwt::Issuer;
 pub use load::{Load, Sent};
-pub use raw::{Reply, raw_request};
+pub use processor::{processor_time, resident_kib};
+pub use raw::{Reply, exchange, raw_request};
+pub use spray::{Sprayed, spray};
+pub use tls::Authority;
+pub use vm::{Calls, Judged, Process, Vm};
 
 /// How long anything may take to become true before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,6 +63,16 @@ pub struct Options {
     pub concurrency: u32,
     /// The plugin's configuration instead of the demo's.
     pub plugin: Option<Value>,
+    /// Whether the site goes without the ipwarden filter: what the others cost.
+    pub bare: bool,
+    /// HTTP filters of the site before ipwarden.
+    pub filters_before: Vec<Value>,
+    /// Routes of the site before the one for everything.
+    pub site_routes: Vec<Value>,
+    /// Routes of the upstream before the one for everything.
+    pub upstream_routes: Vec<Value>,
+    /// `transport_socket` of the site's listener: plain text without one.
+    pub site_tls: Option<Value>,
     /// Further replacements in the bootstrap, text by text; each must occur.
     pub replace: Vec<(String, String)>,
     /// The token Envoy gets instead of the right one.
@@ -66,11 +88,25 @@ impl Default for Options {
         Self {
             concurrency: 2,
             plugin: None,
+            bare: false,
+            filters_before: Vec::new(),
+            site_routes: Vec::new(),
+            upstream_routes: Vec::new(),
+            site_tls: None,
             replace: Vec::new(),
             token: None,
             envoy_starts: true,
             dynamic: false,
         }
+    }
+}
+
+impl Options {
+    /// Whether an Envoy with these options gets decisions from the control plane.
+    fn polls(&self) -> bool {
+        let connected =
+            self.plugin.as_ref().is_none_or(|plugin| plugin.get("control_plane").is_some());
+        self.envoy_starts && self.token.is_none() && !self.bare && connected
     }
 }
 
@@ -124,7 +160,7 @@ impl System {
         };
         system.start_control_plane().await;
         system.start_envoy().await;
-        if system.options.envoy_starts && system.options.token.is_none() {
+        if system.options.polls() {
             eventually("the filter has its first decision set", async || {
                 system.stat("ipwarden_polls", "snapshot").await >= 1
             })
@@ -187,10 +223,14 @@ impl System {
             return;
         }
         let url = format!("http://127.0.0.1:{}/ready", self.admin_port);
+        let mut envoy = self.envoy.take().expect("just started");
         eventually("Envoy is live", async || {
+            let ended = envoy.try_wait().expect("its state");
+            assert_eq!(ended, None, "Envoy ended: see its log");
             self.http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success())
         })
         .await;
+        self.envoy = Some(envoy);
     }
 
     fn bootstrap(&self) -> String {
@@ -215,6 +255,30 @@ impl System {
         }
         for (from, to) in &self.options.replace {
             text = replace(&text, from, to);
+        }
+        insert_items(&mut text, "          - name: ipwarden\n", &self.options.filters_before);
+        insert_items(
+            &mut text,
+            "              - match: {prefix: \"/\"}\n                route: {cluster: upstream}\n",
+            &self.options.site_routes,
+        );
+        insert_items(
+            &mut text,
+            "              - match: {prefix: \"/\"}\n                direct_response:",
+            &self.options.upstream_routes,
+        );
+        if self.options.bare {
+            let start = text.find("          - name: ipwarden\n").expect("the filter");
+            let end = start + text[start..].find("          - name: envoy").expect("the router");
+            text.replace_range(start..end, "");
+        }
+        if let Some(tls) = &self.options.site_tls {
+            let chain = "    - filters:\n";
+            let at = text.find(chain).expect("the site's filter chain");
+            text.replace_range(
+                at..at + chain.len(),
+                &format!("    - transport_socket: {tls}\n      filters:\n"),
+            );
         }
         text
     }
@@ -433,6 +497,21 @@ impl System {
             .expect("the ipwarden binary")
     }
 
+    /// Connections that each of Envoy's workers has accepted for the site.
+    pub async fn connections_by_worker(&self) -> Vec<u64> {
+        let url = format!(
+            "http://127.0.0.1:{}/stats?filter=worker_.*downstream_cx_total",
+            self.admin_port
+        );
+        let Ok(answer) = self.http.get(url).send().await else { return Vec::new() };
+        let text = answer.text().await.unwrap_or_default();
+        let listener = format!("127.0.0.1_{}.", self.site_port);
+        text.lines()
+            .filter(|line| line.contains(&listener))
+            .filter_map(|line| line.rsplit_once(": ")?.1.parse().ok())
+            .collect()
+    }
+
     /// Sum of a metric of the filter over its tags that contain `tag`.
     pub async fn stat(&self, name: &str, tag: &str) -> u64 {
         let url = format!("http://127.0.0.1:{}/stats/prometheus?filter=ipwarden", self.admin_port);
@@ -480,6 +559,16 @@ impl Drop for System {
 fn replace(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "the bootstrap does not contain: {from}");
     text.replace(from, to)
+}
+
+/// Puts items of a YAML list before the item that starts with `before`, as deep as that one.
+/// JSON is YAML.
+fn insert_items(text: &mut String, before: &str, items: &[Value]) {
+    let at =
+        text.find(before).unwrap_or_else(|| panic!("the bootstrap does not contain: {before}"));
+    let depth = before.len() - before.trim_start().len();
+    let items: String = items.iter().map(|item| format!("{:depth$}- {item}\n", "")).collect();
+    text.insert_str(at, &items);
 }
 
 /// The repository.

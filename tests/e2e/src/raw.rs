@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An HTTP/1.1 reply, read until the connection closed.
@@ -31,9 +31,19 @@ impl Reply {
 /// # Panics
 /// When nobody listens.
 pub async fn raw_request(port: u16, bytes: &[u8]) -> Reply {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the site listens");
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the site listens");
+    exchange(stream, bytes).await
+}
+
+/// The same over a connection that is already open.
+pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8]) -> Reply {
     // The other side may answer and close before it has read everything.
     let _ = stream.write_all(bytes).await;
+    read_reply(&mut stream).await
+}
+
+/// Reads one reply.
+pub(crate) async fn read_reply<S: AsyncRead + Unpin>(stream: &mut S) -> Reply {
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     while let Ok(Ok(read @ 1..)) =

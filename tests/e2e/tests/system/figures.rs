@@ -4,15 +4,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ipwarden_e2e::{Load, Options, System, eventually, now};
+use ipwarden_e2e::{Load, Options, System, eventually, now, resident_kib};
 
 const MILLION: u32 = 1_000_000;
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Envoy's status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
-}
 
 /// Latencies of requests one after the other on one connection: p50, p99, slowest.
 async fn latencies(system: &System, requests: usize) -> (Duration, Duration, Duration) {

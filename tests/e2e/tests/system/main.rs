@@ -5,4 +5,5 @@ mod decisions;
 mod failures;
 mod figures;
 mod hostile;
+mod limits;
 mod records;
