@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipwarden_e2e::{Options, System, eventually, now};
+use ipwarden_e2e::{Options, System, eventually, now, raw_request};
 use serde_json::{Value, json};
 
 use super::{admitted, admitted_of, get, limited, login};
@@ -211,4 +211,60 @@ async fn a_refused_flood_does_not_keep_its_client_out_for_longer() {
         total += admitted_of(&system, vec![request.clone(); 20]).await;
     }
     assert!(matches!(total, 4..=5), "{total} in {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_body_is_refused_before_the_body_is_there() {
+    let system = System::start(Options::default()).await;
+    let client = "203.0.113.1";
+    assert_eq!(admitted(&system, 9, client, "/login").await, 5);
+    for announced in ["content-length: 100000", "transfer-encoding: chunked"] {
+        let request = get(client, "/login", &[]).replace("GET", "POST");
+        let request = request.replace("\r\n\r\n", &format!("\r\n{announced}\r\n\r\n"));
+        assert_eq!(
+            raw_request(system.site_port, request.as_bytes()).await.status,
+            429,
+            "{announced}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_limits_do_is_counted() {
+    let mut shadow = login(2, 2);
+    shadow["name"] = json!("in-shadow");
+    shadow["match"] = json!({"path": "/shadow"});
+    shadow["mode"] = json!("shadow");
+    let system = System::start(Options {
+        plugin: Some(limited(json!([login(5, 10), shadow]))),
+        ..Options::default()
+    })
+    .await;
+    assert_eq!(admitted(&system, 30, "203.0.113.1", "/login").await, 5);
+    assert_eq!(admitted(&system, 9, "203.0.113.1", "/shadow").await, 9);
+    assert_eq!(admitted(&system, 9, "203.0.113.1", "/elsewhere").await, 9);
+    for (limit, result, expected) in [
+        ("login", "admitted", 5),
+        ("login", "refused", 25),
+        ("login", "shadow", 0),
+        ("in-shadow", "admitted", 2),
+        ("in-shadow", "refused", 0),
+        ("in-shadow", "shadow", 7),
+    ] {
+        let tags = format!("result=\"{result}\",limit=\"{limit}\"");
+        eventually(&format!("{tags} is {expected}"), async || {
+            system.stat("ipwarden_limit_requests", &tags).await == expected
+        })
+        .await;
+    }
+    eventually("the table has room for 500 000 clients and more", async || {
+        system.stat("ipwarden_limits_slots", "").await >= 500_000
+    })
+    .await;
+    for name in ["ipwarden_limits_evicted_in_debt", "ipwarden_limits_contended"] {
+        assert_eq!(system.stat(name, "").await, 0, "{name}");
+    }
+    for (verdict, expected) in [("admitted", 16), ("limited", 25), ("shadow", 7)] {
+        assert_eq!(system.stat("ipwarden_requests", &format!("\"{verdict}\"")).await, expected);
+    }
 }

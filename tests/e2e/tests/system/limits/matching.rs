@@ -74,7 +74,9 @@ async fn no_other_way_to_write_a_path_slips_past() {
     })
     .await;
     no_trick_slips_past(&system, "203.0.113.1").await;
-    assert_eq!(admitted(&system, 6, "203.0.113.1", "/loginx").await, 6, "another path");
+    // As with Envoy's `prefix`, segments are of no account.
+    assert_eq!(admitted(&system, 6, "203.0.113.1", "/logins").await, 0);
+    assert_eq!(admitted(&system, 6, "203.0.113.1", "/log/in").await, 6, "another path");
 
     // Where Envoy normalises nothing, an upstream may still.
     let off = |from: &str, to: &str| (from.to_owned(), to.to_owned());
@@ -194,6 +196,21 @@ async fn a_route_names_its_limits_in_its_metadata() {
     for target in ["/each/1", "/each/2"] {
         assert_eq!(admitted(&system, 9, "203.0.113.100", target).await, 3, "{target}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_can_go_without_the_limits_that_match() {
+    let system = System::start(Options {
+        site_routes: vec![json!({
+            "match": {"prefix": "/login/health"},
+            "route": {"cluster": "upstream"},
+            "metadata": {"filter_metadata": {"ipwarden": {"limits": "none"}}},
+        })],
+        ..Options::default()
+    })
+    .await;
+    assert_eq!(admitted(&system, 9, "203.0.113.1", "/login").await, 5);
+    assert_eq!(admitted(&system, 9, "203.0.113.1", "/login/health").await, 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
