@@ -206,7 +206,13 @@ impl Limiter {
         }
         limits.truncate(MAX_LIMITS);
         self.asks_routes = limits.iter().any(|limit| limit.apply == Apply::Route);
-        self.counts = vec![RuleCounts::default(); limits.len()];
+        // Requests that nobody has asked about yet were counted under the limit's name.
+        let counted = |limit: &Limit| {
+            let mut known = self.rules.iter().zip(&self.counts);
+            let counts = known.find(|(rule, _)| rule.limit().name == limit.name);
+            counts.map_or_else(RuleCounts::default, |(_, counts)| *counts)
+        };
+        self.counts = limits.iter().map(counted).collect();
         self.rules = limits.into_iter().map(|limit| Rc::new(Rule::new(limit))).collect();
         // Whoever was refused may be admitted now.
         self.remembered.clear();
@@ -336,8 +342,21 @@ impl Limiter {
     /// Adds the limits that apply, by their numbers.
     fn find_applied(&self, request: &Request<'_>, applied: &mut Applied) {
         let mut closest: Option<(Specificity, usize)> = None;
+        for (index, rule) in self.rules.iter().enumerate() {
+            let limit = rule.limit();
+            if limit.apply == Apply::Route {
+                continue;
+            }
+            let Some(specificity) = limit.matches.matches(request) else { continue };
+            if limit.apply == Apply::All {
+                applied.add(index);
+            } else if closest.is_none_or(|(best, _)| specificity > best) {
+                closest = Some((specificity, index));
+            }
+        }
+        // The route is asked only where it can change something: that is a call of the host.
         let mut asked: Option<Vec<u8>> = None;
-        if self.asks_routes {
+        if self.asks_routes || closest.is_some() {
             asked = request.attributes.attribute(ROUTE_LIMITS).filter(|names| !names.is_empty());
         }
         let is_named = |name: &str| {
@@ -350,24 +369,17 @@ impl Limiter {
         // slip must not open the gate.
         let by_route = asked.as_deref().is_some_and(|names| names.trim_ascii() == NO_LIMIT)
             || self.rules.iter().any(|rule| is_named(&rule.limit().name));
+        if !by_route {
+            if let Some((_, index)) = closest {
+                applied.add(index);
+            }
+            return;
+        }
         for (index, rule) in self.rules.iter().enumerate() {
             let limit = rule.limit();
-            let wanted = match limit.apply {
-                Apply::All => true,
-                Apply::Specific => !by_route || is_named(&limit.name),
-                Apply::Route => is_named(&limit.name),
-            };
-            let Some(specificity) = wanted.then(|| limit.matches.matches(request)).flatten() else {
-                continue;
-            };
-            if limit.apply != Apply::Specific || by_route {
+            if is_named(&limit.name) && limit.matches.matches(request).is_some() {
                 applied.add(index);
-            } else if closest.is_none_or(|(best, _)| specificity > best) {
-                closest = Some((specificity, index));
             }
-        }
-        if let Some((_, index)) = closest {
-            applied.add(index);
         }
     }
 

@@ -17,8 +17,9 @@
 //! Of the limits with [`Apply::Specific`] that match, the most specific one applies (see
 //! [`matching::Specificity`]); every limit with [`Apply::All`] that matches applies beside
 //! it; a limit with [`Apply::Route`] applies where the route's metadata names it, and then
-//! takes the place of the most specific one. All that apply must admit; a request that one
-//! of them refuses is charged to none.
+//! takes the place of the most specific one, as does one with [`Apply::Specific`] that is
+//! named; a route that names `none` goes without. All that apply must admit; a request that
+//! one of them refuses is charged to none.
 
 pub mod gcra;
 pub mod identity;

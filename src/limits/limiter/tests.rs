@@ -228,6 +228,14 @@ fn a_route_names_its_limits_or_none() {
 }
 
 #[test]
+fn a_route_goes_without_limits_also_where_none_applies_by_route() {
+    let mut world = World::new("{}");
+    assert_eq!(world.admitted(&LOGIN, 9), 5);
+    assert_eq!(world.admitted(&Asks { properties: &[(ROUTE, b"none")], ..LOGIN }, 9), 9);
+    assert_eq!(world.admitted(&Asks { properties: &[(ROUTE, b"login")], ..LOGIN }, 9), 0);
+}
+
+#[test]
 fn tiers_go_by_the_verified_claim() {
     let mut world = World::with(
         r#"{"name": "api", "key": "identity", "anonymous": {"requests": 1, "per": "1m"},
@@ -305,6 +313,8 @@ fn a_policy_changes_limits_without_touching_buckets() {
     let mut world = World::new("{}");
     assert_eq!(world.admitted(&LOGIN, 9), 5);
     world.apply(r#"{"limits": [{"name": "login", "mode": "shadow"}], "resets": []}"#);
+    let counts = RuleCounts { admitted: 5, refused: 4, shadow: 0 };
+    assert_eq!(world.counts("login"), counts, "what was counted before stays counted");
     assert_eq!(world.admitted(&LOGIN, 9), 9);
     world.apply(
         r#"{"limits": [{"name": "login", "match": {"path_prefix": "/login"},
