@@ -14,6 +14,7 @@ use crate::ingest::Ingest;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::store::{LogStore, StateStore, StoreError};
+use crate::suspects::judge::Suspects;
 
 /// Everything that a request handler may need.
 pub struct App {
@@ -37,6 +38,8 @@ pub struct App {
     pub live: Live,
     /// Where addresses are.
     pub geo: Geo,
+    /// Whom detectors flagged. They are changed through this only.
+    pub suspects: Suspects,
     /// Who follows the decision stream.
     pub fleet: Fleet,
     /// What is counted.

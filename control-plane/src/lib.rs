@@ -21,6 +21,7 @@
 //! | [`router`] | the whole URL table: paths, roles, time limits |
 //! | [`serve`] | start and orderly end |
 //! | [`store`] | two traits, state and log, and the stores behind them |
+//! | [`suspects`] | whom detectors flagged, why, and what became of it |
 //! | [`telemetry`] | log lines |
 
 pub mod api;
@@ -42,4 +43,5 @@ pub mod problem;
 pub mod router;
 pub mod serve;
 pub mod store;
+pub mod suspects;
 pub mod telemetry;

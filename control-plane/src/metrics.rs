@@ -15,6 +15,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::geo::{self, Databases, Refreshed};
+use crate::suspects::Noted;
+use crate::suspects::judge::tally;
 
 /// Content type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -71,6 +73,13 @@ pub struct Metrics {
     pub geo_lookups: Family<Kind, Counter>,
     /// Files with geolocation data: loaded, failed, gone.
     pub geo_files: Family<Kind, Counter>,
+    /// Flags of detectors: noted, ignored (the policy answers none), dismissed (a person said
+    /// so), dropped (no room).
+    pub flags: Family<Kind, Counter>,
+    /// Suspects opened.
+    pub suspects: Counter,
+    /// Automatic blocks: made, withheld (the brake), allowed, protected.
+    pub automatic_blocks: Family<Kind, Counter>,
     /// Set when the metrics are read.
     pub now: Readings,
 }
@@ -96,6 +105,10 @@ pub struct Readings {
     pub geo_problems: Gauge<u64, AtomicU64>,
     /// When the oldest data of a kind was put together, Unix seconds.
     pub geo_built: Family<Kind, Gauge>,
+    /// Suspects that nobody has judged.
+    pub suspects_open: Gauge<u64, AtomicU64>,
+    /// Whether the brake acted within the hour.
+    pub braked: Gauge<u64, AtomicU64>,
     /// Size of the state store's files.
     pub state_bytes: Gauge<u64, AtomicU64>,
     /// Size of the log store's files.
@@ -124,6 +137,9 @@ impl Metrics {
             queue: Gauge::default(),
             geo_lookups: Family::default(),
             geo_files: Family::default(),
+            flags: Family::default(),
+            suspects: Counter::default(),
+            automatic_blocks: Family::default(),
             now: Readings::default(),
         };
         let r = &mut metrics.registry;
@@ -156,7 +172,20 @@ impl Metrics {
             "Files with geolocation data by what became of them",
             metrics.geo_files.clone(),
         );
+        r.register("flags", "Flags of detectors by what became of them", metrics.flags.clone());
+        r.register("suspects_opened", "Suspects opened", metrics.suspects.clone());
+        r.register(
+            "automatic_blocks",
+            "Blocks that the policy asked for by what became of them",
+            metrics.automatic_blocks.clone(),
+        );
         let now = &metrics.now;
+        r.register("suspects_open", "Suspects that nobody has judged", now.suspects_open.clone());
+        r.register(
+            "automatic_blocks_braked",
+            "1 while the brake withholds automatic blocks, or did within the hour",
+            now.braked.clone(),
+        );
         r.register("geo_databases", "Geolocation databases in use", now.geo_databases.clone());
         r.register(
             "geo_problems",
@@ -201,6 +230,26 @@ impl Metrics {
     /// Counts a batch by what became of it.
     pub fn batch(&self, kind: &'static str) {
         self.batches.get_or_create(&Kind(kind)).inc();
+    }
+
+    /// Counts flags by what became of them.
+    pub fn flags(&self, kind: &'static str, count: usize) {
+        if count > 0 {
+            self.flags.get_or_create(&Kind(kind)).inc_by(count as u64);
+        }
+    }
+
+    /// Counts flags that a store took.
+    pub fn noted(&self, flags: usize, noted: &[Noted]) {
+        let (opened, dismissed) = tally(noted);
+        self.flags("noted", flags - dismissed.min(flags));
+        self.flags("dismissed", dismissed);
+        self.suspects.inc_by(opened as u64);
+    }
+
+    /// Counts a block that the policy asked for by what became of it.
+    pub fn automatic_block(&self, kind: &'static str) {
+        self.automatic_blocks.get_or_create(&Kind(kind)).inc();
     }
 
     /// Counts a look-up of a place.

@@ -18,7 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    audit, check, decisions, geo, import, limits, meta, proxies, requests, status, stream, tokens,
+    audit, check, decisions, geo, import, limits, meta, proxies, requests, status, stream,
+    suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -85,6 +86,10 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/v1/geo", Access::Read, 30),
     (Method::POST, "/v1/geo", Access::AnyRole, 30),
     (Method::GET, "/v1/geo/{ip}", Access::AnyRole, 5),
+    (Method::GET, "/v1/suspects", Access::Read, 30),
+    (Method::GET, "/v1/suspects/{id}", Access::Read, 30),
+    (Method::POST, "/v1/suspects/{id}/confirm", Access::Admin, 30),
+    (Method::POST, "/v1/suspects/{id}/dismiss", Access::Admin, 30),
     (Method::GET, "/v1/proxies", Access::Read, 30),
     (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
     (Method::GET, "/v1/audit", Access::Read, 30),
@@ -119,6 +124,10 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(requests::live))
         .routes(routes!(geo::databases, geo::locate_all))
         .routes(routes!(geo::locate))
+        .routes(routes!(suspects::list))
+        .routes(routes!(suspects::show))
+        .routes(routes!(suspects::confirm))
+        .routes(routes!(suspects::dismiss))
         .routes(routes!(proxies::list))
         .routes(routes!(proxies::report_limits))
         .routes(routes!(audit::list))
@@ -141,6 +150,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         (name = "decisions", description = "What to do with which addresses"),
         (name = "limits", description = "How many requests a client may make"),
         (name = "requests", description = "What happened"),
+        (name = "suspects", description = "Whom detectors flagged, and why"),
         (name = "geo", description = "Where addresses are"),
         (name = "proxies", description = "For proxies, and about them"),
         (name = "operation", description = "The service itself"),

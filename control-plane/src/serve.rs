@@ -31,6 +31,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
+use crate::suspects::judge::Suspects;
 use crate::{router, telemetry};
 
 /// A connection that sends no complete request head for so long is closed; so is an idle
@@ -166,6 +167,14 @@ impl Service {
             config.store_query,
         )
         .map_err(|error| ServeError::System { what: "a thread", error })?;
+        let (suspects, judge) = Suspects::new(
+            Arc::clone(&state),
+            hub.clone(),
+            geo.clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+            config.detect.clone(),
+        );
         let openapi = router::openapi().map_err(|error| StoreError::Internal(error.to_string()))?;
         let address = config.listen;
         let failed = |error| ServeError::Listen { address, error };
@@ -183,6 +192,7 @@ impl Service {
             ingest,
             live,
             geo,
+            suspects,
             fleet: Fleet::default(),
             metrics,
             imports: Semaphore::new(IMPORTS),
@@ -192,7 +202,7 @@ impl Service {
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo);
+            tokio::join!(house, geo, judge.run());
         });
         let revision = app.hub.revision();
         tracing::info!(
@@ -397,6 +407,13 @@ async fn keep_house(app: Arc<App>) {
             Ok(0) => {}
             Ok(forgotten) => tracing::debug!(forgotten, "old decisions forgotten"),
             Err(error) => tracing::warn!("old decisions could not be forgotten: {error}"),
+        }
+        let detect = &app.config.detect;
+        let closed_for = app.config.history;
+        match app.state.sweep_suspects(app.clock.now(), detect.open_for, closed_for).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::debug!(forgotten, "old suspects forgotten"),
+            Err(error) => tracing::warn!("old suspects could not be forgotten: {error}"),
         }
         if let Err(error) = app.auth.note_use().await {
             tracing::warn!("uses of tokens could not be noted: {error}");

@@ -5,7 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::SignedDuration;
 
-use super::status::{LOG_FILE, STATE_FILE, live_decisions, store_bytes};
+use super::status::{LOG_FILE, STATE_FILE, live_decisions, open_suspects, store_bytes};
 use super::{AppState, Problem, ProblemBody};
 use crate::{fleet, metrics};
 
@@ -54,6 +54,8 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
         .set(proxies.iter().fold(0, |sum, proxy| sum.saturating_add(proxy.requests_lost)));
     read.revision.set(revision.number);
     read.decisions.set(live_decisions(&app).await?);
+    read.suspects_open.set(open_suspects(&app).await?);
+    read.braked.set(u64::from(app.suspects.brake(app.clock.now()).is_some()));
     read.polls_waiting.set(app.hub.waiting() as u64);
     read.live_subscribers.set(app.live.subscribers() as u64);
     app.metrics.read_geo(&app.geo.databases(now));

@@ -15,6 +15,7 @@ pub mod proxies;
 pub mod requests;
 pub mod status;
 pub mod stream;
+pub mod suspects;
 pub mod terms;
 pub mod tokens;
 

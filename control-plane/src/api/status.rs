@@ -12,6 +12,7 @@ use super::{AppState, Params, Problem};
 use crate::app::App;
 use crate::geo::Databases;
 use crate::store::{self, DecisionFilter};
+use crate::suspects::{Status as SuspectStatus, SuspectFilter};
 
 /// Name of the state store's file in the data directory.
 pub const STATE_FILE: &str = "state.db";
@@ -51,6 +52,11 @@ pub struct Status {
     pub ingest_queue: usize,
     /// Polls that wait for a change.
     pub polls_waiting: usize,
+    /// Suspects that nobody has judged.
+    pub suspects_open: u64,
+    /// Blocks that the brake withheld since it began to act; absent when it did not act in
+    /// the last hour.
+    pub blocks_withheld: Option<u64>,
     /// Geolocation data.
     pub geo: Databases,
     /// Envoy's admin interface, where configured.
@@ -88,6 +94,8 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         records_stored: stored,
         ingest_queue: app.ingest.queued(),
         polls_waiting: app.hub.waiting(),
+        suspects_open: open_suspects(&app).await?,
+        blocks_withheld: app.suspects.brake(app.clock.now()).map(|brake| brake.withheld),
         geo: app.geo.databases(app.clock.now()),
         envoy_admin: app.config.envoy_admin.clone(),
     }))
@@ -97,6 +105,14 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
 pub(crate) async fn live_decisions(app: &App) -> store::Result<u64> {
     let filter = DecisionFilter { limit: 1, ..DecisionFilter::default() };
     let (_, total) = app.state.decisions(filter, app.clock.now()).await?;
+    Ok(total)
+}
+
+/// How many suspects nobody has judged.
+pub(crate) async fn open_suspects(app: &App) -> store::Result<u64> {
+    let filter =
+        SuspectFilter { status: Some(SuspectStatus::Open), limit: 1, ..SuspectFilter::default() };
+    let (_, total) = app.state.suspects(filter).await?;
     Ok(total)
 }
 

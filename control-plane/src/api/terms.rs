@@ -111,14 +111,20 @@ impl Terms {
     }
 }
 
-fn end_after(lifetime: &str, now: Timestamp) -> Result<Timestamp, String> {
-    let lifetime = ipwarden::duration::parse(lifetime)
-        .map_err(|error| format!("'{}' is {}", short(lifetime), error_words(error)))?;
+/// Reads how long something lasts: at least a second.
+pub(crate) fn lifetime(text: &str) -> Result<std::time::Duration, String> {
+    let lifetime = ipwarden::duration::parse(text)
+        .map_err(|error| format!("'{}' is {}", short(text), error_words(error)))?;
     if lifetime.as_secs() == 0 {
         return Err(
             "expected at least one second; leave it out for a decision without an end".to_owned()
         );
     }
+    Ok(lifetime)
+}
+
+fn end_after(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let lifetime = lifetime(text)?;
     SignedDuration::try_from(lifetime)
         .ok()
         .and_then(|lifetime| now.checked_add(lifetime).ok())

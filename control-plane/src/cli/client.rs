@@ -13,11 +13,12 @@ use serde::de::DeserializeOwned;
 use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
-    Added, AllLocated, Audit, Checked, Decisions, Imported, LimitMode, LimitRemoved, LimitSet,
-    Limits, NewToken, Proxies, Records, Removed, ResetMade, Status, Tokens,
+    Added, AllLocated, Audit, Checked, Decisions, Imported, JudgedSuspect, LimitMode, LimitRemoved,
+    LimitSet, Limits, NewToken, Proxies, Records, Removed, ResetMade, Status, SuspectsPage, Tokens,
 };
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
+use crate::suspects::Suspect;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +36,8 @@ pub const MAX_TARGETS: usize = 1_000;
 pub const MAX_ADDRESSES: usize = 1_000;
 /// Largest page of decisions.
 pub const MAX_DECISIONS: usize = 1_000;
+/// Largest page of suspects.
+pub const MAX_SUSPECTS: usize = 1_000;
 /// Largest page of records.
 pub const MAX_RECORDS: usize = 10_000;
 
@@ -206,6 +209,40 @@ impl Client {
             body["limit"] = limit.into();
         }
         self.send(Method::POST, "/v1/limits/reset", &body).await
+    }
+
+    /// `GET /v1/suspects`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn suspects(&self, query: &Query) -> Result<SuspectsPage> {
+        self.get("/v1/suspects", query).await
+    }
+
+    /// `GET /v1/suspects/{id}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is none.
+    pub async fn suspect(&self, id: i64) -> Result<Suspect> {
+        self.get(&format!("/v1/suspects/{id}"), &[]).await
+    }
+
+    /// `POST /v1/suspects/{id}/confirm` or `dismiss`, with one field where it has a value.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is none.
+    pub async fn judge_suspect(
+        &self,
+        id: i64,
+        verb: &str,
+        field: &str,
+        value: Option<&str>,
+    ) -> Result<JudgedSuspect> {
+        let mut body = serde_json::json!({});
+        if let Some(value) = value {
+            body[field] = value.into();
+        }
+        self.send(Method::POST, &format!("/v1/suspects/{id}/{verb}"), &body).await
     }
 
     /// `GET /v1/requests`.

@@ -39,6 +39,7 @@ pub mod requests;
 mod samples;
 pub mod serve;
 pub mod sse;
+pub mod suspects;
 pub mod table;
 pub mod text;
 pub mod unblock;
@@ -111,6 +112,8 @@ enum Command {
     ExplainIp(explain::ExplainArgs),
     /// List and change limits: how many requests a client may make
     Limits(limits::LimitsArgs),
+    /// List suspects, tell why, confirm or dismiss them
+    Suspects(suspects::SuspectsArgs),
     /// Search the stored requests, or follow them live
     Requests(requests::RequestsArgs),
     /// Say where addresses are; list and update the data that says so
@@ -181,6 +184,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Decisions(args) => decisions::run(session, &client, args).await,
         Command::Check(args) => check::run(session, &client, args).await,
         Command::Limits(args) => limits::run(session, &client, args).await,
+        Command::Suspects(args) => suspects::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,
         Command::Geo(args) => geo::run(session, &client, args).await,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::geo::{Databases, Located};
 use crate::limits::view::LimitInForce;
 use crate::model::{AuditEntry, Decision, DecisionId, Proxy, StoredRecord, Token};
+use crate::suspects::Suspect;
 
 /// A page of decisions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -188,6 +189,34 @@ pub struct ResetMade {
     pub proxies: u64,
 }
 
+/// A page of suspects.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SuspectsPage {
+    /// How many match without paging.
+    pub total: u64,
+    /// Newest first.
+    pub suspects: Vec<Suspect>,
+    /// Where the next page starts.
+    pub next: Option<i64>,
+}
+
+/// A suspect that was judged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JudgedSuspect {
+    /// As it is now.
+    pub suspect: Suspect,
+    /// Number of the decision set afterwards.
+    pub revision: u64,
+    /// The block or the allow that was made.
+    pub decision: Option<Decision>,
+    /// Blocks that were taken back.
+    #[serde(default)]
+    pub unblocked: Vec<Decision>,
+    /// What has no effect.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+}
+
 /// A page of records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Records {
@@ -265,6 +294,12 @@ pub struct Status {
     /// Geolocation data.
     #[serde(default)]
     pub geo: Option<Databases>,
+    /// Suspects that nobody has judged.
+    #[serde(default)]
+    pub suspects_open: u64,
+    /// Automatic blocks that the brake withheld; absent where it did not act lately.
+    #[serde(default)]
+    pub blocks_withheld: Option<u64>,
     /// Admin interface of the Envoy beside it, where it is configured.
     pub envoy_admin: Option<String>,
 }

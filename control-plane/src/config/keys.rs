@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, ConfigError, LogFormat, LogLevel};
+use crate::detect::policy::Response;
 use crate::geo::files::MAX_FILES;
 
 /// A value as a source gives it.
@@ -86,6 +87,18 @@ fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
     Some(())
 }
 
+/// A duration of at least so many seconds.
+fn duration(raw: &Raw<'_>, least_seconds: u64) -> Option<Duration> {
+    let found = ipwarden::duration::parse(raw.text()?).ok()?;
+    (found.as_secs() >= least_seconds).then_some(found)
+}
+
+/// What a severity leads to, by its place in the policy.
+fn response(config: &mut Config, severity: usize, raw: &Raw<'_>) -> Option<()> {
+    let place = config.detect.policy.responses.get_mut(severity)?;
+    put(place, Response::from_word(raw.text()?))
+}
+
 /// Every key there is.
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -156,6 +169,63 @@ pub(super) const KEYS: &[Key] = &[
             let names = raw.list().filter(|names| names.len() <= MAX_FILES)?;
             put(&mut config.geo.files, names.into_iter().map(path).collect())
         },
+    },
+    Key {
+        path: "detect.low",
+        expected: "none, review or block",
+        set: |config, raw| response(config, 0, raw),
+    },
+    Key {
+        path: "detect.medium",
+        expected: "none, review or block",
+        set: |config, raw| response(config, 1, raw),
+    },
+    Key {
+        path: "detect.high",
+        expected: "none, review or block",
+        set: |config, raw| response(config, 2, raw),
+    },
+    Key {
+        path: "detect.critical",
+        expected: "none, review or block",
+        set: |config, raw| response(config, 3, raw),
+    },
+    Key {
+        path: "detect.block_for",
+        expected: "a duration from 1m to 520w such as 4h",
+        set: |config, raw| put(&mut config.detect.policy.block_for, duration(raw, 60)),
+    },
+    Key {
+        path: "detect.block_at_most",
+        expected: "a duration from 1m to 520w such as 7d",
+        set: |config, raw| put(&mut config.detect.policy.block_at_most, duration(raw, 60)),
+    },
+    Key {
+        path: "detect.blocks_an_hour",
+        expected: "a number from 0 to 1000000",
+        set: |config, raw| {
+            let blocks = raw.number(0, 1_000_000).and_then(|blocks| u32::try_from(blocks).ok());
+            put(&mut config.detect.policy.blocks_an_hour, blocks)
+        },
+    },
+    Key {
+        path: "detect.never_block",
+        expected: "at most 1000 addresses and networks such as [\"198.51.100.0/24\"]",
+        set: |config, raw| {
+            let targets = raw.list().filter(|targets| targets.len() <= 1_000)?;
+            let target = |text: &str| ipwarden::address::parse_target(text).ok();
+            put(&mut config.detect.policy.never_block, targets.into_iter().map(target).collect())
+        },
+    },
+    Key {
+        path: "detect.open_for",
+        expected: "a duration from 1h to 520w such as 14d",
+        set: |config, raw| put(&mut config.detect.open_for, duration(raw, 3_600)),
+    },
+    Key {
+        path: "detect.dismissed_for",
+        expected: "a duration from 1h to 520w such as 30d",
+        set: |config, raw| put(&mut config.detect.dismissed_for, duration(raw, 3_600)),
     },
     Key {
         path: "limits.connections",

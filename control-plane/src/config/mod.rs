@@ -16,6 +16,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::detect::policy::Policy;
+
 use self::keys::{KEYS, Raw, apply, meant, variable};
 
 mod keys;
@@ -44,6 +46,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where geolocation data is.
     pub geo: GeoFiles,
+    /// What follows from flags.
+    pub detect: Detect,
     /// What protects the service from too much.
     pub limits: Limits,
 }
@@ -77,7 +81,29 @@ impl Default for Config {
             log_level: LogLevel::Info,
             log_format: LogFormat::Human,
             geo: GeoFiles::default(),
+            detect: Detect::default(),
             limits: Limits::default(),
+        }
+    }
+}
+
+/// What follows from flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detect {
+    /// What each severity leads to.
+    pub policy: Policy,
+    /// How long an open suspect without news is kept.
+    pub open_for: Duration,
+    /// How long the rules of a dismissed suspect are not heard, unless they get worse.
+    pub dismissed_for: Duration,
+}
+
+impl Default for Detect {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            open_for: Duration::from_secs(14 * 86_400),
+            dismissed_for: Duration::from_secs(30 * 86_400),
         }
     }
 }
@@ -362,6 +388,7 @@ fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::policy::Response;
 
     #[track_caller]
     fn errors(text: &str) -> Vec<String> {
@@ -387,6 +414,17 @@ mod tests {
             [geo]
             dir = "/srv/geo"
             files = ["city.mmdb", "/opt/asn.mmdb"]
+            [detect]
+            low = "none"
+            medium = "review"
+            high = "block"
+            critical = "block"
+            block_for = "1h"
+            block_at_most = "2d"
+            blocks_an_hour = 7
+            never_block = ["198.51.100.0/24", "2001:db8::1"]
+            open_for = "3d"
+            dismissed_for = "1w"
             [limits]
             connections = 1_000
             polls = 900
@@ -410,6 +448,25 @@ mod tests {
                 geo: GeoFiles {
                     dir: Some("/srv/geo".into()),
                     files: vec!["city.mmdb".into(), "/opt/asn.mmdb".into()],
+                },
+                detect: Detect {
+                    policy: Policy {
+                        responses: [
+                            Response::None,
+                            Response::Review,
+                            Response::Block,
+                            Response::Block,
+                        ],
+                        block_for: Duration::from_secs(3_600),
+                        block_at_most: Duration::from_secs(2 * 86_400),
+                        blocks_an_hour: 7,
+                        never_block: vec![
+                            "198.51.100.0/24".parse().unwrap(),
+                            "2001:db8::1/128".parse().unwrap(),
+                        ],
+                    },
+                    open_for: Duration::from_secs(3 * 86_400),
+                    dismissed_for: Duration::from_secs(7 * 86_400),
                 },
                 limits: Limits {
                     connections: 1_000,

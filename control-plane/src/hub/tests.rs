@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use ipwarden::decisions::{Change, Entry, wire};
 use ipwarden::limits::{Mode, policy};
 use tempfile::TempDir;
@@ -10,7 +11,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::{Action, AuditEntry, Decision, Origin, Token};
 use crate::store::sqlite::SqliteState;
-use crate::store::{DecisionFilter, NewToken};
+use crate::store::{AutomaticBlock, BlockHistory, DecisionFilter, NewToken, PassDone};
+use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
 /// A store that can commit a change and then report an error, as one does whose connection
 /// breaks at the wrong moment.
@@ -89,6 +91,66 @@ impl StateStore for Faulty {
         let changed = self.inner.change_limits(change, audit, now).await?;
         self.fails()?;
         Ok(changed)
+    }
+
+    async fn note_flags(&self, _: Vec<Sighting>, _: Timestamp) -> store::Result<Vec<Noted>> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn suspects(&self, _: SuspectFilter) -> store::Result<(Vec<Suspect>, u64)> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn suspect(&self, _: i64) -> store::Result<Option<Suspect>> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn close_suspect(
+        &self,
+        _: i64,
+        _: Closing,
+        _: NewAudit,
+        _: Timestamp,
+    ) -> store::Result<Option<Suspect>> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn unjudged(&self, _: usize) -> store::Result<Vec<Suspect>> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn judged(&self, _: i64, _: u64, _: Option<AutomaticBlock>) -> store::Result<()> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn automatic_blocks(
+        &self,
+        _: IpNet,
+        _: Timestamp,
+        _: Timestamp,
+    ) -> store::Result<BlockHistory> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn sweep_suspects(&self, _: Timestamp, _: Duration, _: Duration) -> store::Result<u64> {
+        unreachable!("the hub knows no suspects")
+    }
+
+    async fn pass(&self, _: i64) -> store::Result<Option<PassDone>> {
+        unreachable!("the hub knows no passes")
+    }
+
+    async fn last_pass(&self) -> store::Result<Option<PassDone>> {
+        unreachable!("the hub knows no passes")
+    }
+
+    async fn finish_pass(
+        &self,
+        _: PassDone,
+        _: Vec<Sighting>,
+        _: Timestamp,
+    ) -> store::Result<Option<Vec<Noted>>> {
+        unreachable!("the hub knows no passes")
     }
 
     async fn create_token(

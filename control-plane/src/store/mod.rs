@@ -1,6 +1,6 @@
 //! Two stores behind two traits.
 //!
-//! *State* is small and precious: decisions, limits, tokens, audit, proxies. *Log* is large and
+//! *State* is small and precious: decisions, limits, suspects, tokens, audit, proxies. *Log* is large and
 //! passes through: records. Both start on SQLite; each can be outgrown on its own.
 //!
 //! | module | owns |
@@ -34,6 +34,7 @@ use crate::model::{
     Action, Actor, AuditEntry, Decision, DecisionId, NewDecision, Origin, Revision, Role,
     StoredRecord, Token,
 };
+use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
 /// Why a store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +131,42 @@ pub struct NewToken {
     pub hash: [u8; 32],
 }
 
-/// State: decisions, limits, tokens, audit. Decisions and limits share one revision.
+/// A block that the policy made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutomaticBlock {
+    /// Whom.
+    pub target: IpNet,
+    /// When.
+    pub time: Timestamp,
+    /// The decision; the same one is noted once.
+    pub decision: DecisionId,
+}
+
+/// How much was blocked automatically.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockHistory {
+    /// Blocks of one target.
+    pub of_target: u32,
+    /// Blocks of all targets.
+    pub all: u32,
+}
+
+/// An hour that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassDone {
+    /// Unix time / 3600.
+    pub hour: i64,
+    /// When.
+    pub finished_at: Timestamp,
+    /// Addresses that made requests.
+    pub addresses: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Flags raised.
+    pub flagged: u64,
+}
+
+/// State: decisions, limits, suspects, tokens, audit. Decisions and limits share one revision.
 #[async_trait]
 pub trait StateStore: Send + Sync {
     /// The present revision of decisions and limits.
@@ -189,6 +225,70 @@ pub trait StateStore: Send + Sync {
         audit: NewAudit,
         now: Timestamp,
     ) -> Result<LimitsChanged>;
+
+    /// Merges flags into the suspects of their targets in one transaction, as
+    /// [`crate::suspects`] says: one open suspect a target; a confirmed one takes what comes
+    /// until its quiet time ends; what a dismissed one silences is dropped until then. One
+    /// answer for each target.
+    async fn note_flags(&self, sightings: Vec<Sighting>, now: Timestamp) -> Result<Vec<Noted>>;
+
+    /// Lists suspects, newest first, and says how many match without the limit and paging.
+    async fn suspects(&self, filter: SuspectFilter) -> Result<(Vec<Suspect>, u64)>;
+
+    /// One suspect.
+    async fn suspect(&self, id: i64) -> Result<Option<Suspect>>;
+
+    /// Notes a person's judgement; a later one replaces it. `None` when there is no such
+    /// suspect, and then no audit line.
+    async fn close_suspect(
+        &self,
+        id: i64,
+        closing: Closing,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Option<Suspect>>;
+
+    /// Open suspects with flags that [`StateStore::judged`] was not told of, oldest first.
+    async fn unjudged(&self, limit: usize) -> Result<Vec<Suspect>>;
+
+    /// Notes that the policy has decided about the first `flags` flags of a suspect, and the
+    /// block that it made.
+    async fn judged(&self, id: i64, flags: u64, block: Option<AutomaticBlock>) -> Result<()>;
+
+    /// How often the policy blocked `target` after `target_since`, and anybody after
+    /// `all_since`.
+    async fn automatic_blocks(
+        &self,
+        target: IpNet,
+        target_since: Timestamp,
+        all_since: Timestamp,
+    ) -> Result<BlockHistory>;
+
+    /// Forgets open suspects without news for `open_for`, closed ones `closed_for` after their
+    /// judgement and not before their quiet time has ended, blocks of the policy older than
+    /// `closed_for`, and open suspects beyond [`crate::suspects::MAX_OPEN`]. Returns how many
+    /// suspects.
+    async fn sweep_suspects(
+        &self,
+        now: Timestamp,
+        open_for: std::time::Duration,
+        closed_for: std::time::Duration,
+    ) -> Result<u64>;
+
+    /// What the pass over an hour (Unix time / 3600) found, if it is done.
+    async fn pass(&self, hour: i64) -> Result<Option<PassDone>>;
+
+    /// The latest hour that is done.
+    async fn last_pass(&self) -> Result<Option<PassDone>>;
+
+    /// Notes an hour as done together with what was found, in one transaction. `None`, and
+    /// nothing noted, when it was done before.
+    async fn finish_pass(
+        &self,
+        done: PassDone,
+        sightings: Vec<Sighting>,
+        now: Timestamp,
+    ) -> Result<Option<Vec<Noted>>>;
 
     /// Stores a token. `None` when a live token has that name.
     async fn create_token(

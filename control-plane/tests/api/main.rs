@@ -11,3 +11,4 @@ mod operation;
 mod scale;
 mod stream;
 mod support;
+mod suspects;

@@ -173,6 +173,22 @@ pub(super) fn geo(status: &Status) -> Vec<Check> {
     checks
 }
 
+/// What the policy does by itself.
+pub(super) fn detection(status: &Status) -> Check {
+    let open = counted(status.suspects_open, "open suspect", "open suspects");
+    match status.blocks_withheld {
+        None => Check::ok("detection", open),
+        Some(withheld) => Check::warn(
+            "detection",
+            format!(
+                "{open}; the brake withheld {} within the hour",
+                counted(withheld, "automatic block", "automatic blocks")
+            ),
+            "look at `ipwarden suspects`: confirm what is right, and raise detect.blocks_an_hour if all of it is",
+        ),
+    }
+}
+
 /// The fleet: each proxy's silence, lag, losses and clock.
 pub(super) fn proxies(proxies: &[Proxy], now: Timestamp) -> Vec<Check> {
     if proxies.is_empty() {

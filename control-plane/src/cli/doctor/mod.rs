@@ -147,7 +147,7 @@ async fn service(
         Err(CliError::Refused { status: refused @ (401 | 403), message, .. }) => {
             checks.push(Check::ok("service", format!("answers at {}", client.url())));
             checks.push(judge::refused_token(refused, &message));
-            for name in ["version", "clock", "disk", "ingest", "geo", "proxies"] {
+            for name in ["version", "clock", "disk", "ingest", "detection", "geo", "proxies"] {
                 checks.push(Check::skip(name, "needs a token that may read"));
             }
             return (None, true);
@@ -160,7 +160,9 @@ async fn service(
                 "start it with `ipwarden serve`, or name another with --url or IPWARDEN_URL"
             };
             checks.push(Check::fail("service", error.to_string(), mend));
-            for name in ["token", "version", "clock", "disk", "ingest", "geo", "proxies"] {
+            for name in
+                ["token", "version", "clock", "disk", "ingest", "detection", "geo", "proxies"]
+            {
                 checks.push(Check::skip(name, "the service does not answer"));
             }
             return (None, reached);
@@ -172,6 +174,7 @@ async fn service(
     checks.push(judge::clock(status.now, asked_at, answered_at));
     checks.push(judge::disk(&status));
     checks.push(judge::ingest(&status));
+    checks.push(judge::detection(&status));
     checks.extend(judge::geo(&status));
     match settled_fleet(client).await {
         Ok(fleet) => checks.extend(judge::proxies(&fleet.proxies, answered_at)),

@@ -2,6 +2,7 @@
 
 mod limits;
 mod model;
+mod suspects;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,11 @@ macro_rules! state_contract {
             a_limit_is_kept_until_it_is_removed,
             resets_are_numbered_on_and_grow_old,
             limits_agree_with_what_was_foreseen,
+            a_target_is_one_suspect_with_more_reasons,
+            what_was_judged_is_no_news_for_a_while,
+            the_policy_decides_once_about_each_flag,
+            suspects_are_forgotten_when_nothing_is_new,
+            an_hour_is_passed_over_once,
             a_token_lives_under_its_name_until_it_is_revoked,
             the_audit_log_is_read_backwards_in_pages,
             whatever_happens_agrees_with_the_model,
@@ -53,6 +59,11 @@ pub(crate) use limits::{
 };
 pub(crate) use model::whatever_happens_agrees_with_the_model;
 pub(crate) use state_contract;
+pub(crate) use suspects::{
+    a_target_is_one_suspect_with_more_reasons, an_hour_is_passed_over_once,
+    suspects_are_forgotten_when_nothing_is_new, the_policy_decides_once_about_each_flag,
+    what_was_judged_is_no_news_for_a_while,
+};
 
 fn start() -> Timestamp {
     "2026-11-22T16:00:00Z".parse().unwrap()

@@ -1,10 +1,11 @@
-//! State in SQLite: decisions, limits, tokens, audit.
+//! State in SQLite: decisions, limits, suspects, tokens, audit.
 //!
 //! Times are kept to the microsecond.
 
 mod decisions;
 mod key;
 mod limits;
+mod suspects;
 mod tokens;
 
 use std::path::Path;
@@ -24,9 +25,10 @@ use crate::limits::{Change, Policy};
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
 use crate::store::view::time_of_us;
 use crate::store::{
-    Added, DecisionFilter, LimitsChanged, NewAudit, NewToken, Removal, Removed, Result, StateStore,
-    StoreError,
+    Added, AutomaticBlock, BlockHistory, DecisionFilter, LimitsChanged, NewAudit, NewToken,
+    PassDone, Removal, Removed, Result, StateStore, StoreError,
 };
+use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
 /// A change of more decisions than this gives the writer's cache back afterwards.
 const LARGE_CHANGE: usize = 10_000;
@@ -38,6 +40,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/state/001_decisions.sql")),
         M::up(include_str!("../../../../migrations/state/002_tokens_audit.sql")),
         M::up(include_str!("../../../../migrations/state/003_limits.sql")),
+        M::up(include_str!("../../../../migrations/state/004_suspects.sql")),
     ],
     // A list of a million is one transaction; were its pages to leave the cache before the
     // commit, it would take twice as long. Given back afterwards.
@@ -193,6 +196,86 @@ impl StateStore for SqliteState {
             }
             let (_, policy) = limits::policy(tx, now)?;
             Ok(LimitsChanged { revision, before, policy })
+        })
+        .await
+    }
+
+    async fn note_flags(&self, sightings: Vec<Sighting>, now: Timestamp) -> Result<Vec<Noted>> {
+        self.write(move |tx| suspects::note(tx, &sightings, now)).await
+    }
+
+    async fn suspects(&self, filter: SuspectFilter) -> Result<(Vec<Suspect>, u64)> {
+        self.readers.read(move |tx| suspects::list(tx, &filter)).await
+    }
+
+    async fn suspect(&self, id: i64) -> Result<Option<Suspect>> {
+        self.readers.read(move |tx| suspects::get(tx, id)).await
+    }
+
+    async fn close_suspect(
+        &self,
+        id: i64,
+        closing: Closing,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Option<Suspect>> {
+        self.write(move |tx| {
+            let closed = suspects::close(tx, id, &closing, &audit.actor, now)?;
+            if closed.is_some() {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(closed)
+        })
+        .await
+    }
+
+    async fn unjudged(&self, limit: usize) -> Result<Vec<Suspect>> {
+        self.readers.read(move |tx| suspects::unjudged(tx, limit)).await
+    }
+
+    async fn judged(&self, id: i64, flags: u64, block: Option<AutomaticBlock>) -> Result<()> {
+        self.write(move |tx| suspects::judged(tx, id, flags, block.as_ref())).await
+    }
+
+    async fn automatic_blocks(
+        &self,
+        target: IpNet,
+        target_since: Timestamp,
+        all_since: Timestamp,
+    ) -> Result<BlockHistory> {
+        self.readers.read(move |tx| suspects::blocks(tx, &target, target_since, all_since)).await
+    }
+
+    async fn sweep_suspects(
+        &self,
+        now: Timestamp,
+        open_for: std::time::Duration,
+        closed_for: std::time::Duration,
+    ) -> Result<u64> {
+        let before = |age| now.checked_sub(age).unwrap_or(Timestamp::MIN);
+        let (open, closed) = (before(open_for), before(closed_for));
+        self.write(move |tx| suspects::sweep(tx, now, open, closed)).await
+    }
+
+    async fn pass(&self, hour: i64) -> Result<Option<PassDone>> {
+        self.readers.read(move |tx| suspects::pass(tx, hour)).await
+    }
+
+    async fn last_pass(&self) -> Result<Option<PassDone>> {
+        self.readers.read(suspects::last_pass).await
+    }
+
+    async fn finish_pass(
+        &self,
+        done: PassDone,
+        sightings: Vec<Sighting>,
+        now: Timestamp,
+    ) -> Result<Option<Vec<Noted>>> {
+        self.write(move |tx| {
+            if !suspects::finish_pass(tx, &done)? {
+                return Ok(None);
+            }
+            suspects::note(tx, &sightings, now).map(Some)
         })
         .await
     }

@@ -1,0 +1,504 @@
+//! The way from flags to suspects, and from suspects to blocks.
+//!
+//! [`Suspects`] takes flags into a bounded queue and gives them to one task, the [`Judge`],
+//! which merges them into the store, lets the policy decide at once, and blocks through the
+//! hub, so that every proxy learns of it. What the policy has still to decide is marked in
+//! the store: after a crash it is decided at the next start, and a block is made once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ipwarden::address::display_target;
+use jiff::Timestamp;
+use tokio::sync::{MutexGuard, Notify, mpsc};
+
+use super::words;
+use super::{Closing, Noted, Sighting, Status, Suspect};
+use crate::clock::Clock;
+use crate::config::Detect;
+use crate::detect::policy::{self, Action as Response, leading};
+use crate::detect::{Flag, FlagSink};
+use crate::geo::{Geo, Places};
+use crate::hub::{ChangeError, Hub};
+use crate::metrics::Metrics;
+use crate::model::{Action, Actor, Decision, NewDecision, Origin};
+use crate::store::{self, AutomaticBlock, NewAudit, Removal, StateStore};
+
+/// Flags that may wait; more are dropped and counted.
+const QUEUE_FLAGS: usize = 16_384;
+/// Messages that may wait: one holds at least one flag.
+const QUEUE_MESSAGES: usize = QUEUE_FLAGS;
+/// Flags noted in one transaction.
+const NOTE_FLAGS: usize = 1_024;
+/// Suspects judged between two looks at the queue.
+const JUDGE_SUSPECTS: usize = 256;
+/// Pause before the store is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is tried for the same flags.
+const TRIES: u32 = 30;
+/// The brake counts blocks of so long.
+const BRAKE_WINDOW: Duration = Duration::from_secs(3_600);
+/// Who blocks, in the audit log.
+const ACTOR: &str = "policy";
+
+/// Suspects: where flags go, and where people judge them. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Suspects(Arc<Inner>);
+
+struct Inner {
+    queue: mpsc::Sender<Vec<Flag>>,
+    queued: AtomicUsize,
+    wake: Notify,
+    state: Arc<dyn StateStore>,
+    hub: Hub,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    settings: Detect,
+    brake: Mutex<Brake>,
+    /// Held while something is decided about suspects: the policy must not block whom a
+    /// person dismisses at the same moment.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The task that merges and judges.
+pub struct Judge {
+    suspects: Suspects,
+    flags: mpsc::Receiver<Vec<Flag>>,
+    geo: Geo,
+}
+
+/// The limit of automatic blocks, as it acts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Brake {
+    /// When it began to act; absent while it does not.
+    pub since: Option<Timestamp>,
+    /// When it acted last.
+    pub last: Option<Timestamp>,
+    /// Blocks that it withheld since it began.
+    pub withheld: u64,
+}
+
+/// A suspect that a person judged, and what was done about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// As it is now.
+    pub suspect: Suspect,
+    /// Number of the decision set afterwards.
+    pub revision: u64,
+    /// The decision that was made.
+    pub decision: Option<Decision>,
+    /// Blocks that were taken back.
+    pub unblocked: Vec<Decision>,
+}
+
+impl Suspects {
+    /// Nothing is done with flags until the judge runs.
+    #[must_use]
+    pub fn new(
+        state: Arc<dyn StateStore>,
+        hub: Hub,
+        geo: Geo,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        settings: Detect,
+    ) -> (Self, Judge) {
+        let (queue, flags) = mpsc::channel(QUEUE_MESSAGES);
+        let suspects = Self(Arc::new(Inner {
+            queue,
+            queued: AtomicUsize::new(0),
+            wake: Notify::new(),
+            state,
+            hub,
+            clock,
+            metrics,
+            settings,
+            brake: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }));
+        (suspects.clone(), Judge { suspects, flags, geo })
+    }
+
+    /// The brake, if it acted in the last hour.
+    #[must_use]
+    pub fn brake(&self, now: Timestamp) -> Option<Brake> {
+        let brake = *self.0.brake.lock().unwrap_or_else(PoisonError::into_inner);
+        let acts = brake.last.is_some_and(|last| recent(last, now));
+        acts.then_some(brake)
+    }
+
+    /// Has the judge look at suspects that somebody else noted.
+    pub fn look(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// A person agrees: the target is blocked, for `lifetime` or as long as the policy would
+    /// block it next. `None` when there is no such suspect.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing was changed, or the block was made and the suspect is as
+    /// before: confirming again replaces the block.
+    pub async fn confirm(
+        &self,
+        id: i64,
+        lifetime: Option<Duration>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Option<Judged>, ChangeError> {
+        let inner = &self.0;
+        let _turn = self.turn().await;
+        let Some(suspect) = inner.state.suspect(id).await? else { return Ok(None) };
+        let lifetime = match lifetime {
+            Some(lifetime) => lifetime,
+            None => {
+                let earlier = inner.earlier_blocks(&suspect.target, now).await?;
+                inner.settings.policy.next_block(earlier)
+            }
+        };
+        let decision = inner.block(&suspect, lifetime, actor.clone(), "decisions.add", now).await?;
+        let closing = Closing {
+            status: Status::Confirmed,
+            decision: Some(decision.id),
+            quiet_until: decision.expires_at.unwrap_or(Timestamp::MAX),
+        };
+        let audit = NewAudit {
+            actor,
+            action: "suspects.confirm",
+            subject: words::subject(&suspect),
+            detail: format!("decision {}: {}", decision.id, words::reasons(&suspect)),
+        };
+        let Some(suspect) = inner.state.close_suspect(id, closing, audit, now).await? else {
+            return Ok(None);
+        };
+        let revision = inner.hub.revision().number;
+        Ok(Some(Judged { suspect, revision, decision: Some(decision), unblocked: Vec::new() }))
+    }
+
+    /// A person disagrees: what detectors blocked is taken back, the same rules are not heard
+    /// for a while, and the target is allowed for `allow`, where given. `None` when there is no
+    /// such suspect.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; doing it again does what is missing.
+    pub async fn dismiss(
+        &self,
+        id: i64,
+        allow: Option<Duration>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Option<Judged>, ChangeError> {
+        let inner = &self.0;
+        let _turn = self.turn().await;
+        let Some(suspect) = inner.state.suspect(id).await? else { return Ok(None) };
+        let line = |action, detail| NewAudit {
+            actor: actor.clone(),
+            action,
+            subject: display_target(&suspect.target),
+            detail,
+        };
+        let of_detectors = |decision: &Decision| {
+            decision.target == suspect.target && matches!(decision.origin, Origin::Detector(_))
+        };
+        let covering = inner.state.covering(suspect.target, now).await?;
+        let ids: Vec<_> =
+            covering.iter().filter(|found| of_detectors(found)).map(|found| found.id).collect();
+        let unblocked = if ids.is_empty() {
+            Vec::new()
+        } else {
+            let audit = line("decisions.remove", format!("suspect {id} dismissed"));
+            inner.hub.remove(Removal::Ids(ids), audit, now).await?.decisions
+        };
+        let decision = match allow {
+            None => None,
+            Some(lifetime) => {
+                let reason = format!("suspect {id} dismissed");
+                let new = NewDecision {
+                    target: suspect.target,
+                    action: Action::Allow,
+                    origin: Origin::Manual,
+                    reason: reason.clone(),
+                    expires_at: end(now, lifetime),
+                };
+                let audit = line("decisions.add", format!("allow: {reason}"));
+                Some(inner.add(new, audit, now).await?)
+            }
+        };
+        let closing = Closing {
+            status: Status::Dismissed,
+            decision: decision.as_ref().map(|decision| decision.id),
+            quiet_until: end(now, inner.settings.dismissed_for).unwrap_or(Timestamp::MAX),
+        };
+        let audit = NewAudit {
+            actor: actor.clone(),
+            action: "suspects.dismiss",
+            subject: words::subject(&suspect),
+            detail: words::reasons(&suspect),
+        };
+        let Some(suspect) = inner.state.close_suspect(id, closing, audit, now).await? else {
+            return Ok(None);
+        };
+        let revision = inner.hub.revision().number;
+        Ok(Some(Judged { suspect, revision, decision, unblocked }))
+    }
+
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.0.turn.lock().await
+    }
+}
+
+impl FlagSink for Suspects {
+    /// Never blocks: what finds no place in the queue is dropped and counted.
+    fn flag(&self, mut flags: Vec<Flag>) {
+        let inner = &self.0;
+        let before = flags.len();
+        flags
+            .retain(|flag| inner.settings.policy.response(flag.severity) != policy::Response::None);
+        inner.metrics.flags("ignored", before - flags.len());
+        let count = flags.len();
+        if count == 0 {
+            return;
+        }
+        let waiting = inner.queued.fetch_add(count, Ordering::Relaxed);
+        if waiting + count > QUEUE_FLAGS || inner.queue.try_send(flags).is_err() {
+            inner.queued.fetch_sub(count, Ordering::Relaxed);
+            inner.metrics.flags("dropped", count);
+        }
+    }
+}
+
+impl Judge {
+    /// Runs until the service stops; what waits then is still noted.
+    pub async fn run(mut self) {
+        let suspects = self.suspects.clone();
+        let mut places = Places::new(self.geo.clone());
+        // What was noted before a crash and not decided.
+        self.judge_all().await;
+        let stopping = suspects.0.hub.stopping();
+        tokio::pin!(stopping);
+        let mut messages = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.flags.recv_many(&mut messages, NOTE_FLAGS) => {}
+                () = suspects.0.wake.notified() => {}
+                () = &mut stopping => break,
+            }
+            self.note(&mut messages, &mut places).await;
+            self.judge_all().await;
+        }
+        while let Ok(message) = self.flags.try_recv() {
+            messages.push(message);
+        }
+        self.note(&mut messages, &mut places).await;
+        self.judge_all().await;
+    }
+
+    /// Merges what was taken off the queue into suspects.
+    async fn note(&mut self, messages: &mut Vec<Vec<Flag>>, places: &mut Places) {
+        let inner = &self.suspects.0;
+        let mut flags: Vec<Flag> = messages.drain(..).flatten().collect();
+        inner.queued.fetch_sub(flags.len(), Ordering::Relaxed);
+        places.refresh();
+        while !flags.is_empty() {
+            let rest = flags.split_off(flags.len().min(NOTE_FLAGS));
+            let sightings = flags.into_iter().map(|flag| sighting(flag, places)).collect();
+            inner.note(sightings).await;
+            flags = rest;
+        }
+    }
+
+    /// Lets the policy decide about everything that it has not decided about.
+    async fn judge_all(&self) {
+        let inner = &self.suspects.0;
+        loop {
+            let _turn = self.suspects.turn().await;
+            let waiting = match inner.state.unjudged(JUDGE_SUSPECTS).await {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    tracing::warn!("suspects can't be read, they are judged later: {error}");
+                    return;
+                }
+            };
+            if waiting.is_empty() {
+                return;
+            }
+            for suspect in &waiting {
+                if let Err(error) = inner.judge(suspect).await {
+                    // With the next flag, or at the next start.
+                    tracing::warn!(suspect = suspect.id, "a suspect could not be judged: {error}");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A flag with where its address is.
+pub(crate) fn sighting(flag: Flag, places: &mut Places) -> Sighting {
+    let place = places.spot(flag.target.addr());
+    Sighting { flag, place }
+}
+
+impl Inner {
+    /// Notes flags, trying again for a while when the store can't.
+    async fn note(&self, sightings: Vec<Sighting>) {
+        let count = sightings.len();
+        for attempt in 1..=TRIES {
+            match self.state.note_flags(sightings.clone(), self.clock.now()).await {
+                Ok(noted) => return self.metrics.noted(count, &noted),
+                Err(error) if attempt == TRIES => {
+                    tracing::error!(flags = count, "flags were lost: {error}");
+                }
+                Err(error) => {
+                    tracing::warn!(flags = count, "flags can't be noted, trying again: {error}");
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY) => {}
+                        () = self.hub.stopping() => break,
+                    }
+                }
+            }
+        }
+        self.metrics.flags("dropped", count);
+    }
+
+    /// Lets the policy decide about one suspect.
+    async fn judge(&self, suspect: &Suspect) -> Result<(), ChangeError> {
+        let now = self.clock.now();
+        let block = match policy::action(&self.settings.policy, &suspect.grounds(), 0) {
+            Response::Block(_) => self.block_or_not(suspect, now).await?,
+            Response::Review | Response::None => None,
+        };
+        Ok(self.state.judged(suspect.id, suspect.flags, block).await?)
+    }
+
+    async fn block_or_not(
+        &self,
+        suspect: &Suspect,
+        now: Timestamp,
+    ) -> Result<Option<AutomaticBlock>, ChangeError> {
+        let target = suspect.target;
+        if self.settings.policy.protection(&target).is_some() {
+            self.metrics.automatic_block("protected");
+            return Ok(None);
+        }
+        let covering = self.state.covering(target, now).await?;
+        if covering.iter().any(|found| found.action == Action::Allow) {
+            self.metrics.automatic_block("allowed");
+            return Ok(None);
+        }
+        if let Some(found) = covering.first() {
+            // Made before a crash, perhaps, and not noted yet; noting it again does nothing.
+            let ours = found.target == target && matches!(found.origin, Origin::Detector(_));
+            let block = AutomaticBlock { target, time: found.created_at, decision: found.id };
+            return Ok((ours && suspect.decision.is_none()).then_some(block));
+        }
+        let hour_ago = now.checked_sub(BRAKE_WINDOW).unwrap_or(Timestamp::MIN);
+        let history = self.state.automatic_blocks(target, Timestamp::MIN, hour_ago).await?;
+        let most = self.settings.policy.blocks_an_hour;
+        if history.all >= most {
+            self.brake(most, now);
+            return Ok(None);
+        }
+        let lifetime = self.settings.policy.next_block(history.of_target);
+        let decision =
+            self.block(suspect, lifetime, ACTOR.to_owned(), "decisions.add", now).await?;
+        self.metrics.automatic_block("made");
+        tracing::info!(
+            suspect = suspect.id,
+            decision = decision.id,
+            seconds = lifetime.as_secs(),
+            "the policy blocked a suspect"
+        );
+        Ok(Some(AutomaticBlock { target, time: now, decision: decision.id }))
+    }
+
+    /// Counts a block that is not made, and says so loudly, but once an hour.
+    fn brake(&self, most: u32, now: Timestamp) {
+        self.metrics.automatic_block("withheld");
+        let mut brake = self.brake.lock().unwrap_or_else(PoisonError::into_inner);
+        if !brake.last.is_some_and(|last| recent(last, now)) {
+            *brake = Brake { since: Some(now), ..Brake::default() };
+        }
+        if brake.withheld == 0 {
+            tracing::error!(
+                "the brake acts: {most} addresses were blocked automatically within an hour, no more are until that is past; look at `ipwarden suspects`, and raise detect.blocks_an_hour if all of them are right"
+            );
+        }
+        brake.last = Some(now);
+        brake.withheld += 1;
+    }
+
+    async fn earlier_blocks(&self, target: &IpNet, now: Timestamp) -> store::Result<u32> {
+        Ok(self.state.automatic_blocks(*target, Timestamp::MIN, now).await?.of_target)
+    }
+
+    /// Blocks a suspect in the name of its leading rule.
+    async fn block(
+        &self,
+        suspect: &Suspect,
+        lifetime: Duration,
+        actor: Actor,
+        action: &'static str,
+        now: Timestamp,
+    ) -> Result<Decision, ChangeError> {
+        let grounds = suspect.grounds();
+        let rule = leading(&grounds).map_or("unknown", |ground| ground.rule);
+        let reason = words::reasons(suspect);
+        let new = NewDecision {
+            target: suspect.target,
+            action: Action::Block,
+            origin: Origin::Detector(rule.to_owned()),
+            reason: reason.clone(),
+            expires_at: end(now, lifetime),
+        };
+        let audit = NewAudit {
+            actor,
+            action,
+            subject: display_target(&suspect.target),
+            detail: format!("block by {} (suspect {}): {reason}", new.origin, suspect.id),
+        };
+        self.add(new, audit, now).await
+    }
+
+    async fn add(
+        &self,
+        new: NewDecision,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<Decision, ChangeError> {
+        let added = self.hub.add(vec![new.clone()], audit, now).await?;
+        let missing = || store::StoreError::Internal("a decision has no number".to_owned());
+        Ok(Decision {
+            id: *added.ids.first().ok_or_else(missing)?,
+            target: new.target,
+            action: new.action,
+            origin: new.origin,
+            reason: new.reason,
+            created_at: now,
+            expires_at: new.expires_at,
+        })
+    }
+}
+
+fn end(now: Timestamp, lifetime: Duration) -> Option<Timestamp> {
+    now.checked_add(lifetime).ok()
+}
+
+fn recent(time: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(time).unsigned_abs() <= BRAKE_WINDOW
+}
+
+/// How many suspects and flags came of a call.
+pub(crate) fn tally(noted: &[Noted]) -> (usize, usize) {
+    let opened =
+        noted.iter().filter(|noted| matches!(noted, Noted::Suspect { opened: true, .. })).count();
+    let dismissed = noted
+        .iter()
+        .map(|noted| match noted {
+            Noted::Dismissed { flags } => usize::try_from(*flags).unwrap_or(usize::MAX),
+            Noted::Suspect { .. } => 0,
+        })
+        .sum();
+    (opened, dismissed)
+}
