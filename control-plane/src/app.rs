@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::detect::pass::run::Pass;
 use crate::fleet::Fleet;
 use crate::geo::Geo;
 use crate::hub::Hub;
@@ -40,6 +41,8 @@ pub struct App {
     pub geo: Geo,
     /// Whom detectors flagged. They are changed through this only.
     pub suspects: Suspects,
+    /// The hourly pass.
+    pub pass: Pass,
     /// Who follows the decision stream.
     pub fleet: Fleet,
     /// What is counted.

@@ -419,6 +419,18 @@ mod tests {
             unreachable!("ingest only appends")
         }
 
+        async fn rollups(&self, _: i64, _: u64) -> store::Result<store::HourRollups> {
+            unreachable!("ingest only appends")
+        }
+
+        async fn past_hours(
+            &self,
+            _: Vec<i64>,
+            _: Vec<ipnet::IpNet>,
+        ) -> store::Result<Vec<store::PastHour>> {
+            unreachable!("ingest only appends")
+        }
+
         async fn holds(&self, _: IpAddr) -> store::Result<bool> {
             unreachable!("ingest only appends")
         }

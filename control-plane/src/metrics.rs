@@ -80,6 +80,8 @@ pub struct Metrics {
     pub suspects: Counter,
     /// Automatic blocks: made, withheld (the brake), allowed, protected.
     pub automatic_blocks: Family<Kind, Counter>,
+    /// How long the hourly pass takes.
+    pub pass_seconds: Histogram,
     /// Set when the metrics are read.
     pub now: Readings,
 }
@@ -140,6 +142,7 @@ impl Metrics {
             flags: Family::default(),
             suspects: Counter::default(),
             automatic_blocks: Family::default(),
+            pass_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             now: Readings::default(),
         };
         let r = &mut metrics.registry;
@@ -173,6 +176,12 @@ impl Metrics {
             metrics.geo_files.clone(),
         );
         r.register("flags", "Flags of detectors by what became of them", metrics.flags.clone());
+        r.register_with_unit(
+            "detect_pass",
+            "Time that the hourly pass takes",
+            Unit::Seconds,
+            metrics.pass_seconds.clone(),
+        );
         r.register("suspects_opened", "Suspects opened", metrics.suspects.clone());
         r.register(
             "automatic_blocks",

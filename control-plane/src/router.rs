@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    audit, check, decisions, geo, import, limits, meta, proxies, requests, status, stream,
+    audit, check, decisions, detect, geo, import, limits, meta, proxies, requests, status, stream,
     suspects, tokens,
 };
 use crate::app::App;
@@ -86,6 +86,7 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/v1/geo", Access::Read, 30),
     (Method::POST, "/v1/geo", Access::AnyRole, 30),
     (Method::GET, "/v1/geo/{ip}", Access::AnyRole, 5),
+    (Method::POST, "/v1/detect", Access::Admin, 60),
     (Method::GET, "/v1/suspects", Access::Read, 30),
     (Method::GET, "/v1/suspects/{id}", Access::Read, 30),
     (Method::POST, "/v1/suspects/{id}/confirm", Access::Admin, 30),
@@ -124,6 +125,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(requests::live))
         .routes(routes!(geo::databases, geo::locate_all))
         .routes(routes!(geo::locate))
+        .routes(routes!(detect::detect))
         .routes(routes!(suspects::list))
         .routes(routes!(suspects::show))
         .routes(routes!(suspects::confirm))

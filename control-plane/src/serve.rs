@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::detect::pass::run::Pass;
 use crate::fleet::Fleet;
 use crate::geo::Geo;
 use crate::hub::Hub;
@@ -146,7 +147,7 @@ impl Service {
         let lock = prepare(&directory)?;
         config.limits.connections = raise_file_limit(config.limits.connections);
         config.limits.polls = leave_room(config.limits.polls, config.limits.connections);
-        let (state, log) = open_stores(&directory).await?;
+        let (state, log) = open_stores(&directory, &config.detect.pass.sensitive_paths).await?;
         let now = clock.now();
         let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
         let auth = Auth::load(Arc::clone(&state)).await?;
@@ -175,6 +176,15 @@ impl Service {
             Arc::clone(&metrics),
             config.detect.clone(),
         );
+        let pass = Pass::new(
+            Arc::clone(&state),
+            Arc::clone(&log),
+            geo.clone(),
+            suspects.clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+            &config.detect,
+        );
         let openapi = router::openapi().map_err(|error| StoreError::Internal(error.to_string()))?;
         let address = config.listen;
         let failed = |error| ServeError::Listen { address, error };
@@ -193,6 +203,7 @@ impl Service {
             live,
             geo,
             suspects,
+            pass,
             fleet: Fleet::default(),
             metrics,
             imports: Semaphore::new(IMPORTS),
@@ -201,8 +212,9 @@ impl Service {
         let router = router::router(Arc::clone(&app));
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
+        let pass = app.pass.clone().keep(app.hub.clone());
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, judge.run());
+            tokio::join!(house, geo, judge.run(), pass);
         });
         let revision = app.hub.revision();
         tracing::info!(
@@ -298,11 +310,13 @@ fn prepare(directory: &Path) -> Result<File, ServeError> {
 
 async fn open_stores(
     directory: &Path,
+    sensitive: &[String],
 ) -> Result<(Arc<dyn StateStore>, Arc<dyn LogStore>), StoreError> {
     let (state, log) = (directory.join(STATE_FILE), directory.join(LOG_FILE));
+    let sensitive = sensitive.to_vec();
     // Opening migrates and recovers, which blocks.
     let opened = tokio::task::spawn_blocking(move || {
-        Ok::<_, StoreError>((SqliteState::open(&state)?, SqliteLog::open(&log)?))
+        Ok::<_, StoreError>((SqliteState::open(&state)?, SqliteLog::open_with(&log, sensitive)?))
     });
     let (state, log) = opened
         .await

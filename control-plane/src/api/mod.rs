@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod check;
 pub mod decisions;
+pub mod detect;
 pub mod geo;
 pub mod import;
 pub mod limits;

@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
-    Added, AllLocated, Audit, Checked, Decisions, Imported, JudgedSuspect, LimitMode, LimitRemoved,
-    LimitSet, Limits, NewToken, Proxies, Records, Removed, ResetMade, Status, SuspectsPage, Tokens,
+    Added, AllLocated, Audit, Checked, Decisions, Detected, Imported, JudgedSuspect, LimitMode,
+    LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records, Removed, ResetMade, Status,
+    SuspectsPage, Tokens,
 };
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
@@ -209,6 +210,18 @@ impl Client {
             body["limit"] = limit.into();
         }
         self.send(Method::POST, "/v1/limits/reset", &body).await
+    }
+
+    /// `POST /v1/detect`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn detect(&self, hour: Option<&str>, dry_run: bool) -> Result<Detected> {
+        let mut body = serde_json::json!({ "dry_run": dry_run });
+        if let Some(hour) = hour {
+            body["hour"] = hour.into();
+        }
+        self.send(Method::POST, "/v1/detect", &body).await
     }
 
     /// `GET /v1/suspects`.

@@ -22,6 +22,7 @@ pub mod check;
 pub mod client;
 pub mod config;
 pub mod decisions;
+pub mod detect;
 pub mod doctor;
 pub mod error;
 pub mod explain;
@@ -114,6 +115,8 @@ enum Command {
     Limits(limits::LimitsArgs),
     /// List suspects, tell why, confirm or dismiss them
     Suspects(suspects::SuspectsArgs),
+    /// Look at an hour of stored requests for what is suspicious
+    Detect(detect::DetectArgs),
     /// Search the stored requests, or follow them live
     Requests(requests::RequestsArgs),
     /// Say where addresses are; list and update the data that says so
@@ -184,6 +187,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Decisions(args) => decisions::run(session, &client, args).await,
         Command::Check(args) => check::run(session, &client, args).await,
         Command::Limits(args) => limits::run(session, &client, args).await,
+        Command::Detect(args) => detect::run(session, &client, args).await,
         Command::Suspects(args) => suspects::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,

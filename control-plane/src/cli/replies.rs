@@ -217,6 +217,42 @@ pub struct JudgedSuspect {
     pub warnings: Vec<Warning>,
 }
 
+/// What a pass found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Detected {
+    /// When the hour begins.
+    pub hour: String,
+    /// Whether it was over.
+    pub complete: bool,
+    /// Whether nothing was noted on request.
+    pub dry_run: bool,
+    /// Whether it had been done before.
+    pub already_done: bool,
+    /// Addresses that made requests.
+    pub addresses: u64,
+    /// Their requests.
+    pub requests: u64,
+    /// What was found.
+    pub flags: Vec<DetectedFlag>,
+}
+
+/// A flag.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DetectedFlag {
+    /// The address.
+    pub target: String,
+    /// Name of the rule.
+    pub rule: String,
+    /// How bad.
+    pub severity: String,
+    /// In words.
+    pub detail: String,
+    /// Requests behind it.
+    pub count: u64,
+    /// How sure, 0 to 1.
+    pub score: f64,
+}
+
 /// A page of records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Records {

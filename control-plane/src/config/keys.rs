@@ -218,6 +218,42 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        path: "detect.hourly_requests",
+        expected: "a number from 1 to 1000000000",
+        set: |config, raw| {
+            let requests = raw.number(1, 1_000_000_000).map(|requests| requests as u64);
+            put(&mut config.detect.pass.hourly_requests, requests)
+        },
+    },
+    Key {
+        path: "detect.sensitive_paths",
+        expected: "at most 100 paths such as [\"/admin\", \"/login\"]",
+        set: |config, raw| {
+            let paths = raw.list().filter(|paths| paths.len() <= 100)?;
+            let path = |path: &str| {
+                let path = path.strip_suffix('/').unwrap_or(path);
+                (path.len() > 1 && path.starts_with('/')).then(|| path.to_owned())
+            };
+            put(&mut config.detect.pass.sensitive_paths, paths.into_iter().map(path).collect())
+        },
+    },
+    Key {
+        path: "detect.forest_requests",
+        expected: "a number from 2 to 1000000",
+        set: |config, raw| {
+            let requests = raw.number(2, 1_000_000).map(|requests| requests as u64);
+            put(&mut config.detect.pass.forest_requests, requests)
+        },
+    },
+    Key {
+        path: "detect.forest_percent",
+        expected: "a number from 50 to 100 (100: off)",
+        set: |config, raw| {
+            let percent = raw.number(50, 100).and_then(|percent| u8::try_from(percent).ok());
+            put(&mut config.detect.pass.forest_percent, percent)
+        },
+    },
+    Key {
         path: "detect.open_for",
         expected: "a duration from 1h to 520w such as 14d",
         set: |config, raw| put(&mut config.detect.open_for, duration(raw, 3_600)),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::detect::pass;
 use crate::detect::policy::Policy;
 
 use self::keys::{KEYS, Raw, apply, meant, variable};
@@ -92,6 +93,8 @@ impl Default for Config {
 pub struct Detect {
     /// What each severity leads to.
     pub policy: Policy,
+    /// The hourly pass.
+    pub pass: pass::Settings,
     /// How long an open suspect without news is kept.
     pub open_for: Duration,
     /// How long the rules of a dismissed suspect are not heard, unless they get worse.
@@ -102,6 +105,7 @@ impl Default for Detect {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
+            pass: pass::Settings::default(),
             open_for: Duration::from_secs(14 * 86_400),
             dismissed_for: Duration::from_secs(30 * 86_400),
         }
@@ -423,6 +427,10 @@ mod tests {
             block_at_most = "2d"
             blocks_an_hour = 7
             never_block = ["198.51.100.0/24", "2001:db8::1"]
+            hourly_requests = 500
+            sensitive_paths = ["/wp-admin"]
+            forest_requests = 30
+            forest_percent = 70
             open_for = "3d"
             dismissed_for = "1w"
             [limits]
@@ -464,6 +472,12 @@ mod tests {
                             "198.51.100.0/24".parse().unwrap(),
                             "2001:db8::1/128".parse().unwrap(),
                         ],
+                    },
+                    pass: pass::Settings {
+                        hourly_requests: 500,
+                        sensitive_paths: vec!["/wp-admin".to_owned()],
+                        forest_requests: 30,
+                        forest_percent: 70,
                     },
                     open_for: Duration::from_secs(3 * 86_400),
                     dismissed_for: Duration::from_secs(7 * 86_400),

@@ -4,6 +4,8 @@
 //! people. Time comes from the observations: nothing here reads a clock, so that a log of last
 //! year gives the same flags as the traffic did.
 
+pub mod forest;
+pub mod pass;
 pub mod policy;
 
 use std::net::IpAddr;

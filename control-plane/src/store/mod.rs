@@ -6,6 +6,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`sqlite`] | both stores in SQLite files |
+//! | [`rollup`] | what an address did in an hour |
 //! | [`view`] | a shipped record as it is stored and shown |
 //! | [`text`], [`flags`] | clients' bytes and Envoy's response flags as text |
 //!
@@ -13,6 +14,7 @@
 //! comes in as an argument; a store has no clock.
 
 pub mod flags;
+pub mod rollup;
 pub mod sqlite;
 pub mod text;
 pub mod view;
@@ -28,6 +30,7 @@ use ipnet::IpNet;
 use ipwarden::decisions::{Change, Entry};
 use jiff::Timestamp;
 
+use self::rollup::Rollup;
 use crate::geo::{Country, Spot};
 use crate::limits::{Change as LimitChange, Override, Policy};
 use crate::model::{
@@ -419,7 +422,53 @@ pub struct StreamTotals {
     pub stored: u64,
 }
 
-/// Log: records.
+/// What is kept of an hour.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HourRollups {
+    /// Addresses that made requests.
+    pub addresses: u64,
+    /// Their requests.
+    pub requests: u64,
+    /// The addresses that were asked for, sorted.
+    pub rollups: Vec<(IpNet, Rollup)>,
+    /// Verified identities, where records carry them.
+    pub identities: Vec<IdentityHour>,
+}
+
+/// What an identity did in an hour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityHour {
+    /// The identity as shown.
+    pub identity: String,
+    /// Its requests.
+    pub requests: u64,
+    /// Where from; of many the first ones and the latest.
+    pub places: Vec<IdentitySeen>,
+}
+
+/// An identity at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct IdentitySeen {
+    /// The address.
+    pub ip: IpAddr,
+    /// First request, Unix microseconds.
+    pub first_us: i64,
+    /// Last request, Unix microseconds.
+    pub last_us: i64,
+}
+
+/// How much was asked for in an hour that has passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastHour {
+    /// Unix time / 3600.
+    pub hour: i64,
+    /// Requests of everybody.
+    pub requests: u64,
+    /// Requests of each target that was asked for.
+    pub by_target: Vec<u64>,
+}
+
+/// Log: records and what each address did in each hour.
 #[async_trait]
 pub trait LogStore: Send + Sync {
     /// Stores batches in one durable transaction and says what became of each. When it
@@ -444,6 +493,14 @@ pub trait LogStore: Send + Sync {
 
     /// What each worker reported, newest heard of first.
     async fn streams(&self) -> Result<Vec<StreamTotals>>;
+
+    /// What is kept of an hour (Unix time / 3600): of addresses with at least `least` requests
+    /// or one of a sensitive path. Every record that was stored before the call counts, once.
+    async fn rollups(&self, hour: i64, least: u64) -> Result<HourRollups>;
+
+    /// How much everybody and some targets asked for in some hours; hours without records are
+    /// left out.
+    async fn past_hours(&self, hours: Vec<i64>, targets: Vec<IpNet>) -> Result<Vec<PastHour>>;
 
     /// Addresses are compared folded; this says whether any record holds `ip`.
     async fn holds(&self, ip: IpAddr) -> Result<bool>;

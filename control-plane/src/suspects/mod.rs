@@ -307,8 +307,14 @@ impl Reason {
         self.severity = self.severity.max(next.severity);
         self.score = self.score.max(next.score);
         self.first_seen = self.first_seen.min(next.first_seen);
+        let last_seen = self.last_seen;
         self.last_seen = self.last_seen.max(next.last_seen);
-        self.count = self.count.saturating_add(next.count);
+        // The pass may look at an hour again: what it counts then is the same once more.
+        let hour = |time: Timestamp| time.as_second().div_euclid(3_600);
+        self.count = match next.source {
+            Source::Hourly if hour(last_seen) == hour(next.last_seen) => self.count.max(next.count),
+            Source::Hourly | Source::Streaming => self.count.saturating_add(next.count),
+        };
         self.evidence.extend(next.evidence);
         self.evidence.sort_by_key(|seen| seen.time);
         self.evidence.dedup();

@@ -2,6 +2,7 @@
 
 mod access;
 mod decisions;
+mod detect;
 mod geo;
 mod ingest;
 mod limits;

@@ -1,6 +1,7 @@
 //! What every [`LogStore`] must do.
 
 mod laws;
+mod rollups;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ macro_rules! log_contract {
             pages_join_without_gap_or_overlap,
             a_scan_goes_forward_until_told_to_stop,
             every_query_finds_what_matches,
+            every_stored_record_is_rolled_up_once,
+            identities_are_counted_with_their_places,
         );
     };
     ($fixture:ty: $($behaviour:ident,)*) => {
@@ -44,6 +47,9 @@ pub(crate) use laws::{
     a_batch_is_stored_once_in_whatever_order_it_comes, every_query_finds_what_matches,
 };
 pub(crate) use log_contract;
+pub(crate) use rollups::{
+    every_stored_record_is_rolled_up_once, identities_are_counted_with_their_places,
+};
 
 const TIME_US: u64 = 1_763_827_200_000_000;
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use rusqlite::{CachedStatement, Transaction, params};
 
 use super::prepared::{Prepared, Row};
+use super::rollups::{Identities, Pending, note_identities};
 use super::strings::Strings;
 use super::{hour_of, request_id, streams};
 use crate::geo::Country;
@@ -18,6 +19,7 @@ use crate::store::view::clamped;
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     strings: Strings,
+    pub(super) rollups: Pending,
 }
 
 /// Stores what is new of some batches and notes what their senders report.
@@ -25,20 +27,27 @@ pub(super) fn append(
     tx: &Transaction<'_>,
     cache: &mut Cache,
     batches: &[Prepared],
+    sensitive: &[String],
 ) -> Work<Vec<Appended>> {
+    cache.rollups.load(tx, sensitive)?;
     let first: i64 = tx.query_row("SELECT next_record FROM meta", [], |row| row.get(0))?;
     let mut call = Call {
         tx,
         strings: &mut cache.strings,
+        rollups: &mut cache.rollups,
+        identities: Identities::default(),
+        sensitive,
         insert: tx.prepare_cached(INSERT)?,
         hours: BTreeMap::new(),
         next: first,
     };
     let outcomes = batches.iter().map(|batch| call.store(batch)).collect::<Work<Vec<_>>>()?;
-    let Call { hours, next, .. } = call;
+    let Call { hours, next, identities, rollups, .. } = call;
     if next > first {
         tx.execute("UPDATE meta SET next_record = ?1", [next])?;
         widen_hours(tx, &hours)?;
+        note_identities(tx, identities)?;
+        rollups.taken(tx, next)?;
     }
     Ok(outcomes)
 }
@@ -52,6 +61,9 @@ const INSERT: &str = "INSERT INTO records (id, time, ip, verdict, decision, rule
 struct Call<'c> {
     tx: &'c Transaction<'c>,
     strings: &'c mut Strings,
+    rollups: &'c mut Pending,
+    identities: Identities,
+    sensitive: &'c [String],
     insert: CachedStatement<'c>,
     /// First and last number of a record of each hour.
     hours: BTreeMap<i64, (i64, i64)>,
@@ -73,6 +85,8 @@ impl Call<'_> {
             let first_id = self.next;
             for row in &batch.rows {
                 self.insert(batch, row)?;
+                self.rollups.record(batch, row, self.sensitive);
+                self.identities.add(batch, row);
             }
             Appended::Stored { first_id }
         };

@@ -7,6 +7,7 @@
 //! | [`strings`] | interned texts |
 //! | [`request_id`] | request ids in few bytes |
 //! | [`numbers`], [`streams`] | which batches arrived, what their senders report |
+//! | [`rollups`] | what each address did in each hour |
 //! | [`plan`], [`search`] | finding records |
 
 mod append;
@@ -14,6 +15,7 @@ mod numbers;
 mod plan;
 mod prepared;
 mod request_id;
+mod rollups;
 mod search;
 mod streams;
 mod strings;
@@ -24,6 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite_migration::M;
 use tokio::sync::mpsc;
@@ -33,7 +36,9 @@ use super::readers::Readers;
 use super::writer::Writer;
 use crate::model::StoredRecord;
 use crate::store::view::time_of_us;
-use crate::store::{Appended, IncomingBatch, LogStore, RecordQuery, Result, StreamTotals};
+use crate::store::{
+    Appended, HourRollups, IncomingBatch, LogStore, PastHour, RecordQuery, Result, StreamTotals,
+};
 use append::Cache;
 use prepared::Prepared;
 
@@ -43,6 +48,7 @@ const KIND: Kind = Kind {
     migrations: &[
         M::up(include_str!("../../../../migrations/log/001_records.sql")),
         M::up(include_str!("../../../../migrations/log/002_geo.sql")),
+        M::up(include_str!("../../../../migrations/log/003_rollups.sql")),
     ],
     cache_kib: 64 * 1024,
     checkpoint_pages: 4_000,
@@ -59,6 +65,8 @@ pub struct SqliteLog {
     // can tidy the file.
     readers: Arc<Readers>,
     writer: Writer<Cache>,
+    /// Paths whose visits are counted.
+    sensitive: Arc<[String]>,
 }
 
 impl SqliteLog {
@@ -68,18 +76,28 @@ impl SqliteLog {
     /// [`crate::store::StoreError::Unusable`] when the file is in use, not ours, damaged or
     /// of a later version; [`crate::store::StoreError::Unavailable`] when it can't be opened.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, Vec::new())
+    }
+
+    /// Opens a file, or creates it; rollups count requests of the paths in `sensitive` and
+    /// below.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_with(path: &Path, sensitive: Vec<String>) -> Result<Self> {
         let (database, connection, lock) = Database::open(path, &KIND)?;
         let writer = Writer::start("ipwarden-log", connection, lock)?;
-        Ok(Self { readers: Readers::new(database), writer })
+        Ok(Self { readers: Readers::new(database), writer, sensitive: sensitive.into() })
     }
 }
 
 #[async_trait]
 impl LogStore for SqliteLog {
     async fn append(&self, batches: &[IncomingBatch<'_>]) -> Result<Vec<Appended>> {
+        let sensitive = Arc::clone(&self.sensitive);
         let prepared: Vec<Prepared> = batches.iter().map(Prepared::new).collect();
         self.writer
-            .transact(move |tx, cache| append::append(tx, cache, &prepared))
+            .transact(move |tx, cache| append::append(tx, cache, &prepared, &sensitive))
             .await
             .map_err(|failure| self.readers.database().error(failure))
     }
@@ -123,6 +141,23 @@ impl LogStore for SqliteLog {
 
     async fn streams(&self) -> Result<Vec<StreamTotals>> {
         self.readers.read(streams::all).await
+    }
+
+    async fn rollups(&self, hour: i64, least: u64) -> Result<HourRollups> {
+        // What is in memory first.
+        let sensitive = Arc::clone(&self.sensitive);
+        self.writer
+            .transact(move |tx, cache| {
+                cache.rollups.load(tx, &sensitive)?;
+                cache.rollups.flush(tx)
+            })
+            .await
+            .map_err(|failure| self.readers.database().error(failure))?;
+        self.readers.read(move |tx| rollups::of_hour(tx, hour, least)).await
+    }
+
+    async fn past_hours(&self, hours: Vec<i64>, targets: Vec<IpNet>) -> Result<Vec<PastHour>> {
+        self.readers.read(move |tx| rollups::past(tx, &hours, &targets)).await
     }
 
     async fn holds(&self, ip: IpAddr) -> Result<bool> {

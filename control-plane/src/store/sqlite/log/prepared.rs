@@ -66,6 +66,7 @@ pub(super) struct Row {
     pub country: Option<Country>,
     pub city: Span,
     pub asn: Option<u32>,
+    pub identity: Span,
 }
 
 impl Prepared {
@@ -138,6 +139,7 @@ impl Arena {
             country: place.country,
             city: self.put(place.city.as_deref().unwrap_or_default().as_bytes()),
             asn: place.asn,
+            identity: self.put(record.identity),
         }
     }
 }

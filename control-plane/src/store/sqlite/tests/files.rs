@@ -161,12 +161,17 @@ async fn a_log_from_before_places_is_taken_and_its_records_have_none() {
     drop(log);
     place.edit(
         "ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
-         ALTER TABLE records DROP COLUMN asn; PRAGMA user_version = 1;",
+         ALTER TABLE records DROP COLUMN asn; DROP TABLE rollups; DROP TABLE site_hours; \
+         DROP TABLE identity_hours; ALTER TABLE meta DROP COLUMN rolled_up; \
+         PRAGMA user_version = 1;",
     );
     let log = SqliteLog::open(&place.path()).unwrap();
     log.append(&[incoming(header(1, 2), vec![record()])]).await.unwrap();
     let everything = RecordQuery { limit: 10, ..RecordQuery::default() };
     let found = log.search(&everything).await.unwrap();
     assert_eq!(found.len(), 2);
+    // What was stored before there were rollups is in them, too.
+    let hour = (record().time_us / 3_600_000_000).cast_signed();
+    assert_eq!(log.rollups(hour, 1).await.unwrap().requests, 2);
     assert!(found.iter().all(|record| record.country.is_none() && record.city.is_none()));
 }

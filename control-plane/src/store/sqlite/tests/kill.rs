@@ -106,6 +106,9 @@ async fn what_was_acknowledged_outlives_a_kill_and_nothing_is_there_twice() {
         let batches = records / RECORDS as u64;
         assert!((acknowledged..=acknowledged + 1).contains(&batches), "{batches}, {acknowledged}");
         assert_eq!(log.streams().await.unwrap()[0].stored, records);
+        let hour = (record().time_us / 3_600_000_000).cast_signed();
+        let rolled_up = log.rollups(hour, 1).await.unwrap().requests;
+        assert_eq!(rolled_up, records, "every record is in the rollups, once");
         // The proxy can't know which arrived and sends all of them again.
         let again: Vec<_> = (1..=batches + 1).map(batch).collect();
         let outcomes = log.append(&again).await.unwrap();
