@@ -5,17 +5,19 @@
 //! [`Engine::next_call`] returns and brings back their answers.
 
 use core::net::IpAddr;
+use core::time::Duration;
 
 use serde_json::json;
 
 use crate::config::{self, Config, OnStart, Records};
 use crate::decisions::replica::{Answer as PollAnswer, Follower, Outcome, Refresh, Replicator};
 use crate::decisions::{Action, DecisionId, POLL_PATH, Revision, UnixSeconds};
+use crate::geo::{self, Geo, Located, localize};
 use crate::limits::gcra::Nanos;
 use crate::limits::limiter::{Client, Limiter, Outcome as LimitOutcome, RuleCounts, Ruling};
 use crate::limits::matching::Request;
 use crate::limits::table::{Counts as TableCounts, Fill};
-use crate::limits::{GrpcStatus, Standing};
+use crate::limits::{GrpcStatus, Mode, Standing};
 use crate::record::buffer::{Buffer, Cause, Policy};
 use crate::record::delivery::{self, Answer as ShipAnswer, Delivery, Identity, Shipment};
 use crate::record::{Record, Verdict};
@@ -45,6 +47,22 @@ pub enum Judgement {
     /// Limits applied, and what they said is of some account: refused, would be refused, or
     /// to be looked at again with the response.
     Limit(Box<Ruling>),
+    /// To be sent to the site of its country, or in shadow mode would be.
+    Redirect(Box<Redirect>),
+    /// A rule needs to know where the client is, which is being asked: the request may wait
+    /// until the answer comes, [`Engine::wait_us`] at most, and is then judged again by
+    /// [`Engine::judge_waited`].
+    Wait,
+}
+
+/// A request that a localisation rule is for.
+#[derive(Debug)]
+pub struct Redirect {
+    rule: String,
+    location: String,
+    is_shadow: bool,
+    /// What limits said before.
+    ruling: Option<Box<Ruling>>,
 }
 
 impl Judgement {
@@ -60,6 +78,10 @@ impl Judgement {
                 LimitOutcome::Shadow => Verdict::Shadow,
                 LimitOutcome::Refused => Verdict::Limited,
             },
+            Self::Redirect(redirect) if redirect.is_shadow => Verdict::Shadow,
+            Self::Redirect(_) => Verdict::Redirected,
+            // Of one that ended while it waited.
+            Self::Wait => Verdict::Unseen,
         }
     }
 
@@ -68,7 +90,7 @@ impl Judgement {
     pub const fn decision(&self) -> DecisionId {
         match self {
             Self::Block(id) => *id,
-            Self::Admit | Self::Unready | Self::Limit(_) => 0,
+            Self::Admit | Self::Unready | Self::Limit(_) | Self::Redirect(_) | Self::Wait => 0,
         }
     }
 
@@ -77,26 +99,47 @@ impl Judgement {
     pub fn rule(&self) -> &[u8] {
         match self {
             Self::Limit(ruling) => ruling.limit().map_or(b"", |limit| limit.name.as_bytes()),
-            Self::Admit | Self::Block(_) | Self::Unready => b"",
+            Self::Redirect(redirect) => redirect.rule.as_bytes(),
+            Self::Admit | Self::Block(_) | Self::Unready | Self::Wait => b"",
         }
+    }
+
+    /// Whether the request ends here, with what [`Engine::refusal`] says.
+    #[must_use]
+    pub fn replies(&self) -> bool {
+        let verdict = self.verdict();
+        verdict.is_refusal() || verdict == Verdict::Redirected
     }
 
     /// Whether [`Engine::responded`] has something to do.
     #[must_use]
     pub fn awaits_response(&self) -> bool {
-        match self {
-            Self::Limit(ruling) => {
-                ruling.outcome != LimitOutcome::Refused
-                    && (ruling.awaits_status() || ruling.standings().next().is_some())
-            }
-            Self::Admit | Self::Block(_) | Self::Unready => false,
-        }
+        let ruling = match self {
+            Self::Limit(ruling) => Some(ruling),
+            Self::Redirect(redirect) => redirect.ruling.as_ref(),
+            Self::Admit | Self::Block(_) | Self::Unready | Self::Wait => None,
+        };
+        ruling.is_some_and(|ruling| {
+            ruling.outcome != LimitOutcome::Refused
+                && (ruling.awaits_status() || ruling.standings().next().is_some())
+        })
     }
 }
 
-/// A call to the control plane.
+/// Whom a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum To {
+    /// The control plane.
+    ControlPlane,
+    /// Who knows where addresses are.
+    Geo,
+}
+
+/// A call to the control plane or to a provider of places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
+    /// Where it goes.
+    pub to: To,
     /// To be named with the answer.
     pub id: CallId,
     /// `GET`, `POST` or `PUT`.
@@ -118,6 +161,8 @@ pub enum CallId {
     Ship(u64),
     /// The plugin's own limits.
     Report,
+    /// A look-up of where an address is.
+    Geo(u64),
 }
 
 /// What an answer led to; for metrics and the log.
@@ -137,6 +182,8 @@ pub enum Event {
         /// Whether the control plane took them.
         taken: bool,
     },
+    /// A look-up ended.
+    Located(geo::Outcome),
 }
 
 /// What a tick did.
@@ -152,6 +199,8 @@ pub struct Ticked {
     pub policy: bool,
     /// How full the table of buckets is, now and then.
     pub fill: Option<Fill>,
+    /// Look-ups that were given up because no answer ever came.
+    pub lookups_lost: u64,
 }
 
 /// Random numbers and names that only the adapter can know.
@@ -174,6 +223,7 @@ pub struct Engine {
     follower: Follower,
     replicator: Replicator,
     limiter: Limiter,
+    geo: Option<Geo>,
     buffer: Buffer,
     delivery: Delivery,
     report: Report,
@@ -212,6 +262,7 @@ impl Engine {
                 &namespace,
                 worker.secret,
             ),
+            geo: config.geo.clone().map(|settings| Geo::new(settings, worker.id)),
             report: Report::default(),
             next_fill_us: 0,
             buffer: Buffer::new(policy(&config.records)),
@@ -246,10 +297,14 @@ impl Engine {
         // Where the host refuses now, whoever leads first makes the keys.
         let _ = self.replicator.initialise(shared);
         self.limiter.open(shared);
+        if let Some(geo) = &mut self.geo {
+            geo.open(shared);
+        }
     }
 
-    /// Judges a request: decisions first, then, for those that pass, limits. `now` is Unix
-    /// time; `clock` is asked only when a limit applies and should never go back.
+    /// Judges a request: decisions first, then, for those that pass, limits, then
+    /// localisation. `now` is Unix time; `clock` is asked only when a limit applies and should
+    /// never go back. What is known of the client's place is in the request afterwards.
     #[inline]
     pub fn judge(
         &mut self,
@@ -258,6 +313,32 @@ impl Engine {
         request: &Request<'_>,
         now: UnixSeconds,
         clock: &mut dyn FnMut() -> Nanos,
+    ) -> Judgement {
+        let may_wait = self.config.geo.as_ref().is_some_and(|geo| !geo.wait.is_zero());
+        self.judge_once(shared, client, request, now, clock, may_wait)
+    }
+
+    /// Judges a request that has waited, with what is known now.
+    pub fn judge_waited(
+        &mut self,
+        shared: &mut dyn SharedData,
+        client: Client,
+        request: &Request<'_>,
+        now: UnixSeconds,
+        clock: &mut dyn FnMut() -> Nanos,
+    ) -> Judgement {
+        self.judge_once(shared, client, request, now, clock, false)
+    }
+
+    #[inline]
+    fn judge_once(
+        &mut self,
+        shared: &mut dyn SharedData,
+        client: Client,
+        request: &Request<'_>,
+        now: UnixSeconds,
+        clock: &mut dyn FnMut() -> Nanos,
+        may_wait: bool,
     ) -> Judgement {
         if !self.awake {
             self.wake(shared);
@@ -275,10 +356,65 @@ impl Engine {
         {
             return Judgement::Block(found.id);
         }
-        match self.limiter.judge(shared, client, request, clock) {
+        if let (Some(geo), Some(ip)) = (&mut self.geo, client.ip) {
+            let located = geo.locate(shared, ip, u64::from(now) * 1_000);
+            let waits = may_wait && located == Located::Pending && self.needs_place(request);
+            request.set_located(located);
+            if waits {
+                return Judgement::Wait;
+            }
+        }
+        let ruling = self.limiter.judge(shared, client, request, clock);
+        if !self.config.localize.is_empty()
+            && ruling.as_ref().is_none_or(|ruling| ruling.outcome != LimitOutcome::Refused)
+        {
+            let place = request.place().map(|place| &**place);
+            if let Some((rule, location)) =
+                localize::redirect(&self.config.localize, request, place)
+            {
+                let is_shadow = rule.mode == Mode::Shadow;
+                let rule = rule.name.clone();
+                return Judgement::Redirect(Box::new(Redirect {
+                    rule,
+                    location,
+                    is_shadow,
+                    ruling,
+                }));
+            }
+        }
+        match ruling {
             None => Judgement::Admit,
             Some(ruling) => Judgement::Limit(ruling),
         }
+    }
+
+    /// Whether a rule would judge the request by a place that is not known yet.
+    fn needs_place(&self, request: &Request<'_>) -> bool {
+        self.limiter.awaits_place(request) || localize::needs_place(&self.config.localize, request)
+    }
+
+    /// How long a request may wait ([`Judgement::Wait`]), in microseconds.
+    #[must_use]
+    pub fn wait_us(&self) -> u64 {
+        let wait = self.config.geo.as_ref().map_or(Duration::ZERO, |geo| geo.wait);
+        u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a request that waits has something to wait for.
+    #[must_use]
+    pub fn awaits_place(&self, ip: IpAddr) -> bool {
+        self.geo.as_ref().is_some_and(|geo| geo.awaits(ip))
+    }
+
+    /// Whether a look-up could be sent now: [`Self::next_call`] need not wait for its tick.
+    #[must_use]
+    pub fn has_lookups(&self, now_us: u64) -> bool {
+        !self.draining && self.geo.as_ref().is_some_and(|geo| geo.has_work(now_us / 1_000))
+    }
+
+    /// Places in this worker, if somebody knows them.
+    pub const fn geo(&mut self) -> Option<&mut Geo> {
+        self.geo.as_mut()
     }
 
     /// Takes the status of a response that [`Judgement::awaits_response`]; returns the headers
@@ -291,7 +427,13 @@ impl Engine {
         status: u16,
         now: Nanos,
     ) -> Option<[(&'static str, String); 2]> {
-        let Judgement::Limit(ruling) = judgement else { return None };
+        let ruling = match judgement {
+            Judgement::Limit(ruling) => ruling,
+            Judgement::Redirect(redirect) => redirect.ruling.as_mut()?,
+            Judgement::Admit | Judgement::Block(_) | Judgement::Unready | Judgement::Wait => {
+                return None;
+            }
+        };
         self.limiter.answered(shared, ruling, status, now);
         if (300..400).contains(&status) {
             return None;
@@ -311,7 +453,20 @@ impl Engine {
     ) -> Option<Response> {
         let standings: Vec<Standing<'_>>;
         let refusal = match judgement {
-            Judgement::Admit => return None,
+            Judgement::Admit | Judgement::Wait => return None,
+            Judgement::Redirect(redirect) if redirect.is_shadow => return None,
+            Judgement::Redirect(redirect) => {
+                return Some(Response {
+                    status: 302,
+                    headers: vec![
+                        ("location", redirect.location.clone()),
+                        ("vary", localize::VARY.to_owned()),
+                        ("cache-control", "private, no-store".to_owned()),
+                    ],
+                    body: Vec::new(),
+                    grpc_status: None,
+                });
+            }
             Judgement::Block(id) => Refusal::blocked(self.config.decisions.refuse_status, *id),
             Judgement::Unready => Refusal::unready(),
             Judgement::Limit(ruling) if ruling.outcome != LimitOutcome::Refused => return None,
@@ -366,6 +521,9 @@ impl Engine {
             Refresh::Damaged => ticked.damaged = true,
         }
         ticked.policy = self.take_policy(shared);
+        if let Some(geo) = &mut self.geo {
+            ticked.lookups_lost = geo.tick(now_us / 1_000);
+        }
         // A clock that was set back must not keep us from looking.
         if now_us >= self.next_fill_us || self.next_fill_us > now_us + 2 * FILL_EVERY_US {
             self.next_fill_us = now_us + FILL_EVERY_US;
@@ -396,6 +554,9 @@ impl Engine {
 
     /// The next call to send now, if any. Call until `None`.
     pub fn next_call(&mut self, shared: &mut dyn SharedData, now_us: u64) -> Option<Call> {
+        if let Some(lookup) = self.next_lookup(shared, now_us) {
+            return Some(lookup);
+        }
         self.config.control_plane.as_ref()?;
         if !self.draining
             && let Some(poll) = self.replicator.tick(now_us / 1_000, shared)
@@ -406,6 +567,7 @@ impl Engine {
             let wait = crate::decisions::replica::POLL_WAIT_SECONDS;
             let limits = poll.policy;
             return Some(Call {
+                to: To::ControlPlane,
                 id: CallId::Poll(poll.id),
                 method: "GET",
                 path: format!("{POLL_PATH}?{after}limits={limits}&wait={wait}s"),
@@ -420,6 +582,7 @@ impl Engine {
         let Shipment { ticket, body } =
             self.delivery.next(now_us, &mut self.buffer, applied, self.draining)?;
         Some(Call {
+            to: To::ControlPlane,
             id: CallId::Ship(ticket),
             method: "POST",
             path: crate::record::SHIP_PATH.to_owned(),
@@ -479,7 +642,26 @@ impl Engine {
                 }
                 Event::Reported { taken }
             }
+            CallId::Geo(id) => {
+                let Some(geo) = &mut self.geo else {
+                    return Event::Located(geo::Outcome::Unexpected);
+                };
+                Event::Located(geo.answered(shared, id, status, body, now_us / 1_000))
+            }
         }
+    }
+
+    fn next_lookup(&mut self, shared: &mut dyn SharedData, now_us: u64) -> Option<Call> {
+        let geo = self.geo.as_mut().filter(|_| !self.draining)?;
+        let lookup = geo.next_lookup(shared, now_us / 1_000)?;
+        Some(Call {
+            to: To::Geo,
+            id: CallId::Geo(lookup.id),
+            method: "GET",
+            path: lookup.path,
+            body: None,
+            timeout_ms: u64::try_from(geo.settings().timeout.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     /// The leader tells the control plane which limits the plugin has of its own, once in
@@ -493,6 +675,7 @@ impl Engine {
         self.report = Report { term, in_flight: true, ..self.report };
         let limits: Vec<_> = self.limiter.own().iter().map(|limit| limit.to_json()).collect();
         Some(Call {
+            to: To::ControlPlane,
             id: CallId::Report,
             method: "PUT",
             path: crate::limits::REPORT_PATH.to_owned(),

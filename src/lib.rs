@@ -13,6 +13,7 @@
 //! | [`config`] | the plugin's configuration: all errors at once, each with its place |
 //! | [`decisions`] | the compiled table, its wire format, its replication through shared data |
 //! | [`limits`] | token buckets: matching, keys, the bounded table in shared data |
+//! | [`geo`] | where clients are: caches, look-ups, redirects to the site of a country |
 //! | [`record`] | request records: wire format, bounded buffer, delivery |
 //! | [`refusal`] | what a refused client is told |
 //! | [`engine`] | one request through all of the above |
@@ -29,6 +30,7 @@ pub mod config;
 pub mod decisions;
 pub mod duration;
 pub mod engine;
+pub mod geo;
 pub mod limits;
 pub mod record;
 pub mod refusal;

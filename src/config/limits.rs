@@ -182,7 +182,7 @@ fn name(section: &mut Section<'_>, errors: &mut Errors) -> Option<String> {
     limit_name(&field, errors)
 }
 
-fn limit_name(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
+pub(super) fn limit_name(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
     let text = field.text(MAX_LIMIT_NAME_BYTES, errors)?;
     let word =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
@@ -197,7 +197,7 @@ fn limit_name(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
     super::sections::checked(text, word, field, expected, errors)
 }
 
-fn mode(section: &mut Section<'_>, errors: &mut Errors) -> Option<Mode> {
+pub(super) fn mode(section: &mut Section<'_>, errors: &mut Errors) -> Option<Mode> {
     let choices = [Mode::Enforce, Mode::Shadow].map(|mode| (mode.as_str(), mode));
     section.take("mode")?.choice(&choices, errors)
 }

@@ -27,6 +27,12 @@ pub(super) fn matches(field: &Field<'_>, errors: &mut Errors) -> Match {
     matches.routes = list(&mut section, "routes", errors, |item, errors| {
         item.text(MAX_NAME_BYTES, errors).map(str::to_owned)
     });
+    if let Some(field) = section.take("countries") {
+        matches.countries = super::geo::countries(&field, errors);
+    }
+    if let Some(field) = section.take("asn") {
+        matches.asns = super::geo::asns(&field, errors);
+    }
     if let Some(field) = section.take("ignore_case") {
         matches.ignore_case = field.boolean(errors).unwrap_or_default();
     }

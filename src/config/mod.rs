@@ -8,6 +8,7 @@
 //! What this module does not do: it reads no environment (a [`Token`] may only name a
 //! variable) and knows nothing of Envoy (a missing [`Config::proxy`] is for the host to fill).
 
+mod geo;
 mod identity;
 mod json;
 mod limits;
@@ -21,6 +22,8 @@ use core::time::Duration;
 use self::json::Json;
 use self::reader::{Errors, Field, Section};
 use crate::client_ip::Source;
+use crate::geo::localize;
+use crate::geo::provider::Provider;
 use crate::limits::policy::{MAX_PAYLOAD_BYTES, Policy};
 use crate::limits::{Limit, identity as verified};
 
@@ -32,7 +35,7 @@ pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
 /// Sections that later versions read. Until then they are refused by name: a rule that is
 /// configured and not enforced would be worse than none.
-const LATER_SECTIONS: [&str; 3] = ["geo", "localize", "privacy"];
+const LATER_SECTIONS: [&str; 1] = ["privacy"];
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,10 @@ pub struct Config {
     pub limits: Vec<Limit>,
     /// The table of buckets.
     pub limits_table: LimitsTable,
+    /// Who knows where clients are. `None`: nobody is asked.
+    pub geo: Option<Geo>,
+    /// Who is sent to the site of their country, in the order of the configuration.
+    pub localize: Vec<localize::Rule>,
     /// What is recorded and how it is shipped.
     pub records: Records,
 }
@@ -65,6 +72,8 @@ impl Default for Config {
             identity: Vec::new(),
             limits: default_limits(),
             limits_table: LimitsTable::default(),
+            geo: None,
+            localize: Vec::new(),
             records: Records::default(),
         }
     }
@@ -150,6 +159,39 @@ pub enum OnContention {
     Admit,
 }
 
+/// Who knows where clients are, and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Geo {
+    /// Name of the Envoy cluster.
+    pub cluster: String,
+    /// `:authority` of the requests.
+    pub authority: String,
+    /// What the provider is shown, if it wants something.
+    pub token: Option<Token>,
+    /// Whom to ask, and how.
+    pub provider: Provider,
+    /// How long a place is remembered, 1 min to 4 weeks.
+    pub cache: Duration,
+    /// How long it is remembered that nothing is known of a network, 1 s to 1 day.
+    pub negative_cache: Duration,
+    /// How long the provider may take, 100 ms to 10 s.
+    pub timeout: Duration,
+    /// Look-ups of all workers of one Envoy in one day (UTC) at most.
+    pub quota_per_day: Option<u32>,
+    /// How long a request that a rule about places is for waits for an answer, at most 2 s.
+    /// Zero: it goes on at once, as every other request does.
+    pub wait: Duration,
+    /// Names of the headers by which the upstream learns country, city and autonomous system;
+    /// `None`: it is not told.
+    pub headers: [Option<String>; 3],
+}
+
+impl Geo {
+    fn default_headers() -> [Option<String>; 3] {
+        ["country", "city", "asn"].map(|name| Some(format!("x-ipwarden-{name}")))
+    }
+}
+
 /// What is recorded and how it is shipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Records {
@@ -165,6 +207,8 @@ pub struct Records {
     pub sensitive_paths: Vec<String>,
     /// Path prefixes that are not recorded (counted as skipped).
     pub skip_paths: Vec<String>,
+    /// Whether a record names the client's verified identity.
+    pub identity: bool,
 }
 
 impl Default for Records {
@@ -176,6 +220,7 @@ impl Default for Records {
             sample: 1,
             sensitive_paths: vec!["/admin".to_owned(), "/login".to_owned()],
             skip_paths: Vec::new(),
+            identity: false,
         }
     }
 }
@@ -257,6 +302,16 @@ fn read(bytes: &[u8], errors: &mut Errors) -> Config {
     if let Some(field) = root.take("limits_table") {
         config.limits_table = limits::table(&field, errors);
     }
+    let places = root.take("geo");
+    if let Some(field) = &places {
+        config.geo = geo::geo(field, config.control_plane.as_ref(), errors);
+    }
+    if let Some(field) = root.take("localize") {
+        config.localize = geo::localize(&field, errors);
+    }
+    if places.is_none() {
+        check_no_places(&config, errors);
+    }
     if let Some(field) = root.take("records") {
         config.records = sections::records(&field, errors);
     }
@@ -266,6 +321,21 @@ fn read(bytes: &[u8], errors: &mut Errors) -> Config {
     }
     root.finish(errors);
     config
+}
+
+/// A rule about places does nothing where nobody knows them.
+fn check_no_places(config: &Config, errors: &mut Errors) {
+    for (at, limit) in config.limits.iter().enumerate() {
+        if limit.matches.needs_place() {
+            let place = format!("limits[{at}].match");
+            let message = "found a condition on places: the section 'geo' says who knows them";
+            errors.add(&place, message);
+        }
+    }
+    if !config.localize.is_empty() {
+        let message = "found redirects by place: the section 'geo' says who knows them";
+        errors.add("localize", message);
+    }
 }
 
 #[cfg(test)]

@@ -49,19 +49,26 @@ pub(super) fn control_plane(field: &Field<'_>, errors: &mut Errors) -> Option<Co
 
 /// Exactly one of `token` and `token_env`. No message repeats a token.
 fn token(section: &mut Section<'_>, errors: &mut Errors) -> Option<Token> {
+    let before = errors.0.len();
+    let token = optional_token(section, errors);
+    if token.is_none() && errors.0.len() == before {
+        errors.add(
+            section.place(),
+            "found neither 'token' nor 'token_env': give a token of role 'proxy', or the name \
+             of the environment variable that holds it",
+        );
+    }
+    token
+}
+
+/// At most one of `token` and `token_env`.
+pub(super) fn optional_token(section: &mut Section<'_>, errors: &mut Errors) -> Option<Token> {
     match (section.take("token"), section.take("token_env")) {
         (Some(_), Some(_)) => {
             errors.add(section.place(), "found both 'token' and 'token_env': keep one of them");
             None
         }
-        (None, None) => {
-            errors.add(
-                section.place(),
-                "found neither 'token' nor 'token_env': give a token of role 'proxy', or the name \
-                 of the environment variable that holds it",
-            );
-            None
-        }
+        (None, None) => None,
         (Some(field), None) => match field.value {
             Json::Text(text)
                 if !text.is_empty()
@@ -249,6 +256,9 @@ pub(super) fn records(field: &Field<'_>, errors: &mut Errors) -> Records {
     }
     if let Some(field) = section.take("skip_paths") {
         records.skip_paths = paths(&field, errors);
+    }
+    if let Some(field) = section.take("identity") {
+        records.identity = field.boolean(errors).unwrap_or_default();
     }
     section.finish(errors);
     records

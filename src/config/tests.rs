@@ -45,7 +45,7 @@ fn every_setting_is_read() {
           "decisions": {"on_start": "closed", "refuse_status": 451, "contact": "mailto:help@example.com"},
           "identity": [], "limits": [], "limits_table": {"keys": 1000, "on_contention": "admit"},
           "records": {"max_batch": 5000.0, "max_age": "250ms", "buffer_bytes": 65536, "sample": 10,
-                      "sensitive_paths": [], "skip_paths": ["/healthz"]}
+                      "sensitive_paths": [], "skip_paths": ["/healthz"], "identity": true}
         }"#,
     );
     assert_eq!(
@@ -69,6 +69,8 @@ fn every_setting_is_read() {
             },
             identity: Vec::new(),
             limits: Vec::new(),
+            geo: None,
+            localize: Vec::new(),
             limits_table: LimitsTable { keys: 1_000, on_contention: OnContention::Admit },
             records: Records {
                 max_batch: 5_000,
@@ -77,6 +79,7 @@ fn every_setting_is_read() {
                 sample: 10,
                 sensitive_paths: Vec::new(),
                 skip_paths: vec!["/healthz".to_owned()],
+                identity: true,
             },
         }
     );
@@ -134,7 +137,7 @@ fn unknown_and_repeated_settings_are_errors() {
         &[
             "recrods: unknown setting: did you mean 'records'?",
             "x: unknown setting: expected 'proxy', 'control_plane', 'client_ip', 'decisions', \
-             'identity', 'limits', 'limits_table' or 'records'",
+             'identity', 'limits', 'limits_table', 'geo', 'localize' or 'records'",
         ],
     );
     refused(
@@ -154,10 +157,7 @@ fn unknown_and_repeated_settings_are_errors() {
 fn sections_of_later_versions_are_refused_by_name() {
     let version = crate::VERSION;
     let line = |name: &str| format!("{name}: not supported by ipwarden {version}: remove it");
-    refused(
-        r#"{"geo": {}, "privacy": {}, "localize": []}"#,
-        &[&line("geo"), &line("localize"), &line("privacy")],
-    );
+    refused(r#"{"privacy": {}}"#, &[&line("privacy")]);
 }
 
 #[test]

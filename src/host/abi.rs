@@ -106,6 +106,8 @@ unsafe extern "C" {
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_done() -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
 }
 
 #[link(wasm_import_module = "wasi_snapshot_preview1")]
@@ -142,6 +144,21 @@ pub(super) fn set_tick_ms(period: u32) {
 pub(super) fn done() {
     // SAFETY: no pointers.
     unsafe { proxy_done() };
+}
+
+/// Lets the calls that follow be about another context: a stream of this VM, or its root.
+pub(super) fn speak_for(context: u32) -> Result<(), Refused> {
+    // SAFETY: no pointers.
+    let status = unsafe { proxy_set_effective_context(context) };
+    if status == OK { Ok(()) } else { Err(Refused) }
+}
+
+/// Lets the request that was paused go on; its headers can't be read or changed any more.
+pub(super) fn resume_request() -> Result<(), Refused> {
+    const REQUEST: u32 = 0;
+    // SAFETY: no pointers.
+    let status = unsafe { proxy_continue_stream(REQUEST) };
+    if status == OK { Ok(()) } else { Err(Refused) }
 }
 
 /// Takes over memory that the host filled.

@@ -56,6 +56,9 @@ impl HeaderSource for Headers<'_> {
     }
 }
 
+/// What headers of ours begin with; what a client sends under such a name is removed.
+pub(super) const OURS: &[u8] = b"x-ipwarden-";
+
 /// Serialises pairs for the host.
 pub(super) fn serialise(pairs: &[(&str, String)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);

@@ -87,6 +87,73 @@ pub(super) struct Metrics {
     /// Policies of the control plane that came into force, or could not be used.
     pub(super) policies_applied: Handle,
     pub(super) policies_refused: Handle,
+    /// Places and look-ups.
+    pub(super) geo: GeoMetrics,
+}
+
+/// Places and look-ups.
+#[derive(Debug)]
+pub(super) struct GeoMetrics {
+    /// Requests whose place the worker remembered, or found in shared data, or not.
+    pub(super) hits: Handle,
+    pub(super) shared_hits: Handle,
+    pub(super) misses: Handle,
+    /// Look-ups sent, and how they ended.
+    pub(super) sent: Handle,
+    pub(super) found: Handle,
+    pub(super) unknown: Handle,
+    pub(super) failed: Handle,
+    /// Networks that could not be noted, and look-ups that the quota forbade.
+    pub(super) dropped: Handle,
+    pub(super) over_quota: Handle,
+    /// How often the breaker opened and closed; 0 closed, 1 half open, 2 open (of the worker
+    /// that wrote last).
+    pub(super) opened: Handle,
+    pub(super) closed: Handle,
+    pub(super) breaker: Handle,
+    /// Look-ups on their way, networks remembered (of the worker that wrote last).
+    pub(super) in_flight: Handle,
+    pub(super) networks: Handle,
+    /// Look-ups of this day, of all workers.
+    pub(super) spent: Handle,
+    /// Requests that waited for their place: until it came, or as long as they may.
+    pub(super) waited: Handle,
+    pub(super) timed_out: Handle,
+    /// Headers of ours that clients sent.
+    pub(super) spoofed: Handle,
+}
+
+impl GeoMetrics {
+    fn define() -> Self {
+        let request =
+            |result: &str| Handle::counter(&format!("ipwarden_geo_requests.result={result}"));
+        let lookup =
+            |result: &str| Handle::counter(&format!("ipwarden_geo_lookups.result={result}"));
+        let wait = |result: &str| Handle::counter(&format!("ipwarden_geo_waits.result={result}"));
+        let change = |result: &str| {
+            Handle::counter(&format!("ipwarden_geo_breaker_changes.result={result}"))
+        };
+        Self {
+            hits: request("remembered"),
+            shared_hits: request("shared"),
+            misses: request("not_known"),
+            sent: lookup("sent"),
+            found: lookup("found"),
+            unknown: lookup("unknown"),
+            failed: lookup("failed"),
+            dropped: lookup("dropped"),
+            over_quota: lookup("over_quota"),
+            opened: change("opened"),
+            closed: change("closed"),
+            breaker: Handle::gauge("ipwarden_geo_breaker"),
+            in_flight: Handle::gauge("ipwarden_geo_in_flight"),
+            networks: Handle::gauge("ipwarden_geo_networks"),
+            spent: Handle::gauge("ipwarden_geo_lookups_today"),
+            waited: wait("answered"),
+            timed_out: wait("timed_out"),
+            spoofed: Handle::counter("ipwarden_headers_removed"),
+        }
+    }
 }
 
 /// Requests of one limit.
@@ -139,6 +206,7 @@ impl Metrics {
             limits_contended: Handle::counter("ipwarden_limits_contended"),
             policies_applied: policy("applied"),
             policies_refused: policy("refused"),
+            geo: GeoMetrics::define(),
         };
         Handle::gauge(&format!("ipwarden_build_info.version={}", crate::VERSION)).set(1);
         metrics

@@ -8,6 +8,7 @@
 //! indexing, a state that is borrowed already lets the request pass and is counted.
 
 mod abi;
+mod geo;
 mod headers;
 mod metrics;
 
@@ -22,15 +23,17 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType, LogLevel};
 
 use crate::client_ip::{self, Source};
-use crate::config::{self, Config, Token};
+use crate::config::{self, Token};
 use crate::decisions::replica::Outcome;
 use crate::decisions::wire;
-use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, Worker};
+use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, To, Worker};
+use crate::geo::provider::MAX_ANSWER_BYTES;
+use crate::geo::{Country, Failure, Gauges, Located};
 use crate::limits::identity;
 use crate::limits::limiter::Client;
 use crate::limits::matching::{Attributes, Request};
 use crate::record::delivery::Answer;
-use crate::record::{Record, Verdict};
+use crate::record::{GEO_QUOTA_FLAG, Record, Verdict};
 use abi::{Buffer, HostShared, Map};
 use headers::{Facts, Fields, Headers};
 use metrics::Metrics;
@@ -38,6 +41,8 @@ use metrics::Metrics;
 const TICK_MS: u32 = 100;
 /// While a new decision set is loaded in steps.
 const LOADING_TICK_MS: u32 = 10;
+/// While something is to be sent that a request asked for.
+const SOON_MS: u32 = 1;
 /// Calls sent in one go; what is left follows with the next tick.
 const MAX_CALLS_AT_ONCE: usize = 16;
 /// How long a worker that ends waits for its last records to be taken.
@@ -47,7 +52,7 @@ const UNNAMED_PROXY: &str = "envoy";
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|_| Box::new(Root { plugin: None }));
+    proxy_wasm::set_root_context(|id| Box::new(Root { id, plugin: None }));
 }}
 
 /// One plugin instance in one VM.
@@ -55,6 +60,10 @@ struct Plugin {
     engine: Engine,
     metrics: Metrics,
     token: String,
+    /// The root context.
+    root: u32,
+    /// Requests that wait for their place.
+    waiting: geo::Waiting,
     calls: HashMap<u32, CallId>,
     tick_ms: u32,
     draining_since_us: Option<u64>,
@@ -62,6 +71,9 @@ struct Plugin {
     policies_refused: u64,
     /// The last trouble that was logged: each is logged once, not once a retry.
     trouble: Option<Trouble>,
+    /// The same of the provider of places, and what its gauges said last.
+    geo_trouble: Option<Failure>,
+    geo_gauges: Option<Gauges>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,6 +84,7 @@ enum Trouble {
 }
 
 struct Root {
+    id: u32,
     plugin: Option<Rc<RefCell<Plugin>>>,
 }
 
@@ -86,9 +99,16 @@ impl Root {
                 .flatten()
                 .ok_or_else(|| vec!["Envoy did not hand over the configuration".to_owned()])?
         };
-        let config = config::check(&bytes)
+        let mut config = config::check(&bytes)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let token = read_token(&config).map_err(|error| vec![error])?;
+        let token = read_token(config.control_plane.as_ref().map(|c| &c.token), "control_plane")
+            .map_err(|error| vec![error])?;
+        if let Some(geo) = &mut config.geo
+            && geo.token.is_some()
+        {
+            let token = read_token(geo.token.as_ref(), "geo").map_err(|error| vec![error])?;
+            geo.token = Some(Token::Literal(token));
+        }
         let proxy = config.proxy.clone().unwrap_or_else(node_id);
         let secret = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
         let started_us = abi::now_ns() / 1_000;
@@ -99,12 +119,16 @@ impl Root {
             engine,
             metrics: Metrics::define(),
             token,
+            root: self.id,
+            waiting: geo::Waiting::default(),
             calls: HashMap::new(),
             tick_ms: TICK_MS,
             draining_since_us: None,
             takeovers: 0,
             policies_refused: 0,
             trouble: None,
+            geo_trouble: None,
+            geo_gauges: None,
         })));
         abi::set_tick_ms(TICK_MS);
         Ok(())
@@ -122,13 +146,14 @@ impl Context for Root {
             Vec::new()
         } else {
             // One byte more than may be: what is too large is seen to be.
-            abi::buffer(Buffer::CallResponseBody, wire::MAX_MESSAGE_BYTES + 1)
-                .ok()
-                .flatten()
-                .unwrap_or_default()
+            let most = match id {
+                CallId::Geo(_) => MAX_ANSWER_BYTES,
+                CallId::Poll(_) | CallId::Ship(_) | CallId::Report => wire::MAX_MESSAGE_BYTES,
+            };
+            abi::buffer(Buffer::CallResponseBody, most + 1).ok().flatten().unwrap_or_default()
         };
         plugin.answered(id, status, &body);
-        plugin.send_calls();
+        plugin.go_on();
         plugin.end_drain();
     }
 
@@ -137,6 +162,7 @@ impl Context for Root {
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return true };
         let now_us = abi::now_ns() / 1_000;
         plugin.engine.drain(&mut HostShared, now_us);
+        plugin.resume_waiting(true);
         plugin.send_calls();
         if plugin.engine.is_drained() {
             return true;
@@ -172,8 +198,8 @@ impl RootContext for Root {
         Some(ContextType::HttpContext)
     }
 
-    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { plugin: self.plugin.clone(), state: None }))
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream { id, plugin: self.plugin.clone(), state: None }))
     }
 }
 
@@ -189,17 +215,36 @@ impl Plugin {
             self.note_revision();
         }
         self.note_limits(&ticked);
-        self.send_calls();
+        self.note_geo(&ticked);
+        self.tick_ms_after(&ticked);
+        self.go_on();
         let (_, takeovers) = self.engine.leads();
         self.metrics.takeovers.add(takeovers - self.takeovers);
         self.takeovers = takeovers;
         self.metrics.records_held.set(self.engine.held_bytes() as u64);
+        self.end_drain();
+    }
+
+    fn tick_ms_after(&mut self, ticked: &Ticked) {
         let tick_ms = if ticked.loading { LOADING_TICK_MS } else { TICK_MS };
         if tick_ms != self.tick_ms {
             self.tick_ms = tick_ms;
             abi::set_tick_ms(tick_ms);
         }
-        self.end_drain();
+    }
+
+    /// Sends what is to be sent, or lets waiting requests go on: a call and a reply to a
+    /// request in one callback have crashed Envoy (proxy-wasm-cpp-host#326).
+    fn go_on(&mut self) {
+        if self.resume_waiting(false) { self.tick_soon() } else { self.send_calls() }
+    }
+
+    /// Calls can't be sent for a stream: its end would take the answer with it.
+    fn tick_soon(&mut self) {
+        if self.tick_ms != SOON_MS {
+            self.tick_ms = SOON_MS;
+            abi::set_tick_ms(SOON_MS);
+        }
     }
 
     fn note_limits(&mut self, ticked: &Ticked) {
@@ -252,7 +297,10 @@ impl Plugin {
         }
     }
 
-    fn dispatch(&self, call: &Call) -> Option<u32> {
+    fn dispatch(&mut self, call: &Call) -> Option<u32> {
+        if call.to == To::Geo {
+            return self.dispatch_lookup(call);
+        }
         let control_plane = self.engine.config().control_plane.as_ref()?;
         let authorization = format!("Bearer {}", self.token);
         let proxy = self.engine.proxy();
@@ -298,6 +346,7 @@ impl Plugin {
                     );
                 }
             }
+            Event::Located(outcome) => self.located(outcome),
             Event::Reported { taken } => {
                 if !taken {
                     log::warn!(
@@ -372,6 +421,7 @@ impl Plugin {
 
 /// One request.
 struct Stream {
+    id: u32,
     plugin: Option<Rc<RefCell<Plugin>>>,
     /// What was seen and judged when the headers came; `None` when they never did.
     state: Option<Judged>,
@@ -381,6 +431,10 @@ struct Judged {
     started_us: u64,
     ip: Option<IpAddr>,
     judgement: Judgement,
+    /// What was known of the client's place; `None` where nobody was to be asked.
+    located: Option<Located>,
+    /// The verified identity, where records name it.
+    identity: Vec<u8>,
     facts: Facts,
 }
 
@@ -402,52 +456,55 @@ impl HttpContext for Stream {
             plugin.metrics.address_unknown.add(1);
         }
         plugin.strip_untrusted(&client, &headers);
-        let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
         let fields = Fields::pick(headers.clone());
         let request = Request::new(fields.method, fields.host, fields.path, &headers, &Properties);
+        let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
         let judgement =
             plugin.engine.judge(&mut HostShared, client, &request, now_s, &mut abi::monotonic_ns);
-        plugin.metrics.count_request(judgement.verdict());
+        let started_us = now_ns / 1_000;
         let judged = self.state.insert(Judged {
-            started_us: now_ns / 1_000,
+            started_us,
             ip: client.ip,
             judgement,
+            located: None,
+            identity: plugin.identity(&request, client),
             facts: Facts::pack(&fields),
         });
-        if !judged.judgement.verdict().is_refusal() {
-            return Action::Continue;
+        if plugin.engine.has_lookups(started_us) {
+            plugin.tick_soon();
         }
-        let (mut accept, mut content_type): (&[u8], &[u8]) = (b"", b"");
-        for (name, value) in headers {
-            match name {
-                b"accept" if accept.is_empty() => accept = value,
-                b"content-type" => content_type = value,
-                _ => {}
+        if let (Judgement::Wait, Some(ip)) = (&judged.judgement, client.ip) {
+            let until_us = started_us + plugin.engine.wait_us();
+            if plugin.waiting.add(self.id, ip, until_us) {
+                return Action::Pause;
             }
+            // Too many wait already.
+            judged.judgement = plugin.engine.judge_waited(
+                &mut HostShared,
+                client,
+                &request,
+                now_s,
+                &mut abi::monotonic_ns,
+            );
         }
-        let Some(response) = plugin.engine.refusal(&judged.judgement, accept, content_type) else {
-            return Action::Continue;
-        };
-        let sent = abi::reply(
-            u32::from(response.status),
-            &headers::serialise(&response.headers),
-            &response.body,
-            response.grpc_status.map(|status| status as u8),
-        );
-        if sent.is_err() {
-            plugin.metrics.host_errors.add(1);
-        }
-        // Even if the host would not send the reply, a refused request goes no further.
-        Action::Pause
+        judged.located = request.located().cloned();
+        plugin.finish(judged, &headers)
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
         let Some(judged) = &mut self.state else { return Action::Continue };
-        if !judged.judgement.awaits_response() {
+        let waited = matches!(judged.judgement, Judgement::Wait);
+        if !waited && !judged.judgement.awaits_response() {
             return Action::Continue;
         }
         let Some(plugin) = &self.plugin else { return Action::Continue };
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return Action::Continue };
+        if waited {
+            plugin.waiting.take_verdict(self.id, judged);
+        }
+        if !judged.judgement.awaits_response() {
+            return Action::Continue;
+        }
         let Some(status) = status(Map::Response) else { return Action::Continue };
         let now = abi::monotonic_ns();
         let headers = plugin.engine.responded(&mut HostShared, &mut judged.judgement, status, now);
@@ -463,6 +520,13 @@ impl HttpContext for Stream {
         let Some(plugin) = &self.plugin else { return };
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return };
         let plugin = &mut *plugin;
+        if let Some(judged) = &mut self.state
+            && matches!(judged.judgement, Judgement::Wait)
+            && !plugin.waiting.take_verdict(self.id, judged)
+        {
+            // It ended while it waited.
+            plugin.metrics.count_request(Verdict::Unseen);
+        }
         if plugin.engine.config().control_plane.is_none() {
             return;
         }
@@ -472,8 +536,7 @@ impl HttpContext for Stream {
                 if plugin.engine.absorb(judged.ip, &judged.judgement, now_us) {
                     return;
                 }
-                let fields = judged.facts.fields();
-                plugin.record(judged.started_us, judged.ip, &judged.judgement, fields, now_us);
+                plugin.record(judged, now_us);
             }
             None => {
                 // It ended before we saw its headers: malformed, too large, timed out.
@@ -501,15 +564,54 @@ impl Plugin {
         }
     }
 
-    fn record(
-        &mut self,
-        started_us: u64,
-        ip: Option<IpAddr>,
-        judgement: &Judgement,
-        fields: Fields<'_>,
-        now_us: u64,
-    ) {
-        self.record_as(judgement.verdict(), started_us, ip, Some(judgement), fields, now_us);
+    fn record(&mut self, judged: &Judged, now_us: u64) {
+        let verdict = judged.judgement.verdict();
+        let fields = judged.facts.fields();
+        self.record_as(verdict, judged.started_us, judged.ip, Some(judged), fields, now_us);
+    }
+
+    /// The client's verified identity, where records name it.
+    fn identity(&self, request: &Request<'_>, client: Client) -> Vec<u8> {
+        let config = self.engine.config();
+        if !config.records.identity || config.control_plane.is_none() {
+            return Vec::new();
+        }
+        let sources = &config.identity;
+        identity::resolve(sources, request.attributes, request.headers, client.peer)
+            .map(|identity| identity.value)
+            .unwrap_or_default()
+    }
+
+    /// Ends what a judgement leads to: the request goes on, with the place in its headers, or
+    /// is answered here.
+    fn finish(&mut self, judged: &Judged, headers: &Headers<'_>) -> Action {
+        self.metrics.count_request(judged.judgement.verdict());
+        if !judged.judgement.replies() {
+            self.tell_upstream(judged.located.as_ref(), headers);
+            return Action::Continue;
+        }
+        let (mut accept, mut content_type): (&[u8], &[u8]) = (b"", b"");
+        for (name, value) in headers.clone() {
+            match name {
+                b"accept" if accept.is_empty() => accept = value,
+                b"content-type" => content_type = value,
+                _ => {}
+            }
+        }
+        let Some(response) = self.engine.refusal(&judged.judgement, accept, content_type) else {
+            return Action::Continue;
+        };
+        let sent = abi::reply(
+            u32::from(response.status),
+            &headers::serialise(&response.headers),
+            &response.body,
+            response.grpc_status.map(|status| status as u8),
+        );
+        if sent.is_err() {
+            self.metrics.host_errors.add(1);
+        }
+        // Even if the host would not send the reply, a refused request goes no further.
+        Action::Pause
     }
 
     fn record_as(
@@ -517,10 +619,14 @@ impl Plugin {
         verdict: Verdict,
         started_us: u64,
         ip: Option<IpAddr>,
-        judgement: Option<&Judgement>,
+        judged: Option<&Judged>,
         fields: Fields<'_>,
         now_us: u64,
     ) {
+        let judgement = judged.map(|judged| &judged.judgement);
+        let located = judged.and_then(|judged| judged.located.as_ref());
+        let place = located.and_then(Located::place);
+        let over_quota = matches!(located, Some(Located::OverQuota));
         let status = abi::integer(b"response\0code").and_then(|code| u16::try_from(code).ok());
         let record = Record {
             time_us: started_us,
@@ -534,16 +640,17 @@ impl Plugin {
             path: fields.path,
             query: fields.query,
             status: status.unwrap_or(0),
-            flags: abi::integer(b"response\0flags").unwrap_or(0),
+            flags: abi::integer(b"response\0flags").unwrap_or(0)
+                | if over_quota { GEO_QUOTA_FLAG } else { 0 },
             duration_us: now_us.saturating_sub(started_us),
             bytes_in: abi::integer(b"request\0total_size").unwrap_or(0),
             bytes_out: abi::integer(b"response\0total_size").unwrap_or(0),
             user_agent: fields.user_agent,
             request_id: fields.request_id,
-            country: None,
-            city: b"",
-            asn: None,
-            identity: b"",
+            country: place.and_then(|place| place.country()).map(Country::code),
+            city: place.map_or(b"", |place| place.city().as_bytes()),
+            asn: place.and_then(|place| place.asn()),
+            identity: judged.map_or(b"", |judged| &judged.identity),
         };
         let dropped = self.engine.record(&record, now_us);
         self.metrics.records_lost.add(dropped);
@@ -581,8 +688,9 @@ fn status(map: Map) -> Option<u16> {
     core::str::from_utf8(&status).ok()?.parse().ok()
 }
 
-fn read_token(config: &Config) -> Result<String, String> {
-    match config.control_plane.as_ref().map(|control_plane| &control_plane.token) {
+/// The token itself; `section` is where the configuration names it.
+fn read_token(token: Option<&Token>, section: &str) -> Result<String, String> {
+    match token {
         None => Ok(String::new()),
         Some(Token::Literal(token)) => Ok(token.clone()),
         Some(Token::Env(name)) => {
@@ -591,7 +699,7 @@ fn read_token(config: &Config) -> Result<String, String> {
             match value {
                 Ok(token) if !token.trim().is_empty() => Ok(token.trim().to_owned()),
                 _ => Err(format!(
-                    "control_plane.token_env: the VM has no environment variable {name}: pass it with vm_config.environment_variables (host_env_keys or key_values)"
+                    "{section}.token_env: the VM has no environment variable {name}: pass it with vm_config.environment_variables (host_env_keys or key_values)"
                 )),
             }
         }

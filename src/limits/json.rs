@@ -157,10 +157,16 @@ impl Match {
         put("methods", self.methods.clone());
         put("hosts", self.hosts.iter().map(host).collect());
         put("routes", self.routes.clone());
+        put("countries", self.countries.iter().map(ToString::to_string).collect());
         if !self.headers.is_empty() {
             let headers = self.headers.iter().map(|header| (header.name.clone(), values(header)));
             members.insert("headers".to_owned(), Value::Object(headers.collect()));
         }
+        match &self.asns[..] {
+            [] => None,
+            [asn] => members.insert("asn".to_owned(), json!(asn)),
+            asns => members.insert("asn".to_owned(), json!(asns)),
+        };
         if self.ignore_case {
             members.insert("ignore_case".to_owned(), json!(true));
         }
@@ -284,6 +290,7 @@ mod tests {
         use proptest::prelude::*;
 
         use super::*;
+        use crate::geo::Country;
         use crate::limits::matching::Pattern;
         use crate::limits::{Exempt, Tiers};
 
@@ -312,10 +319,10 @@ mod tests {
                     option::of(vec("[a-z]{1,4}", 1..3)),
                     0..3,
                 ),
-                names(),
+                (names(), vec("[A-W]{2}", 0..3), vec(1..=u32::MAX, 0..3)),
                 any::<bool>(),
             )
-                .prop_map(|(paths, methods, hosts, headers, routes, ignore_case)| {
+                .prop_map(|(paths, methods, hosts, headers, places, ignore_case)| {
                     Match {
                         paths: paths.0,
                         prefixes: paths.1,
@@ -339,7 +346,9 @@ mod tests {
                             .into_iter()
                             .map(|(name, values)| Header { name, values })
                             .collect(),
-                        routes,
+                        routes: places.0,
+                        countries: places.1.iter().filter_map(|c| Country::new(c)).collect(),
+                        asns: places.2,
                         ignore_case,
                     }
                 })

@@ -253,6 +253,23 @@ impl Limiter {
         last
     }
 
+    /// Whether some limit in force would apply to the request but for a place that is not
+    /// known yet.
+    #[must_use]
+    pub fn awaits_place(&self, request: &Request<'_>) -> bool {
+        if !self.rules.iter().any(|rule| rule.limit().matches.needs_place()) {
+            return false;
+        }
+        let any = |request: &Request<'_>| {
+            self.rules.iter().any(|rule| rule.limit().matches.awaits_place(request))
+        };
+        any(request)
+            || match normalise(request.path) {
+                Cow::Owned(path) => any(&request.with_path(&path)),
+                Cow::Borrowed(_) => false,
+            }
+    }
+
     /// Judges a request, its path as it was sent. `clock` is asked only when a limit applies.
     /// `None`: admitted, and nobody has to know more.
     pub fn judge(

@@ -6,8 +6,8 @@
 //!
 //! 1. the path: an exact path, then the longer prefix, then the shorter one, then a regular
 //!    expression, then no condition on the path at all;
-//! 2. the number of further conditions: the methods, the hosts and the routes count one each,
-//!    every header counts one.
+//! 2. the number of further conditions: the methods, the hosts, the routes, the countries and
+//!    the autonomous systems count one each, every header counts one.
 //!
 //! Between equals the configuration's order decides (the caller keeps the first).
 //!
@@ -20,6 +20,9 @@
 
 use core::cell::OnceCell;
 use core::fmt;
+use std::rc::Rc;
+
+use crate::geo::{Country, Located, Place};
 
 pub use super::path::normalise;
 
@@ -45,6 +48,7 @@ pub struct Request<'a> {
     pub attributes: &'a dyn Attributes,
     /// Asking the proxy has a price: once for each request, and only if somebody needs it.
     route: OnceCell<Option<Vec<u8>>>,
+    located: OnceCell<Located>,
 }
 
 impl<'a> Request<'a> {
@@ -57,13 +61,36 @@ impl<'a> Request<'a> {
         headers: &'a dyn HeaderSource,
         attributes: &'a dyn Attributes,
     ) -> Self {
-        Self { method, host, path, headers, attributes, route: OnceCell::new() }
+        Self {
+            method,
+            host,
+            path,
+            headers,
+            attributes,
+            route: OnceCell::new(),
+            located: OnceCell::new(),
+        }
     }
 
     /// The same request under another spelling of its path.
     #[must_use]
     pub fn with_path(&self, path: &'a [u8]) -> Self {
-        Self { path, route: self.route.clone(), ..*self }
+        Self { path, route: self.route.clone(), located: self.located.clone(), ..*self }
+    }
+
+    /// Tells what is known of where the client is; the first word counts.
+    pub fn set_located(&self, located: Located) {
+        let _ = self.located.set(located);
+    }
+
+    /// What is known of where the client is; `None` where nobody was to be asked.
+    pub fn located(&self) -> Option<&Located> {
+        self.located.get()
+    }
+
+    /// Where the client is; `None` where that is not known.
+    pub fn place(&self) -> Option<&Rc<Place>> {
+        self.located().and_then(Located::place)
     }
 
     /// Name of the Envoy route that the request takes; `None` where it has none.
@@ -117,6 +144,10 @@ pub struct Match {
     pub headers: Vec<Header>,
     /// Names of Envoy routes.
     pub routes: Vec<String>,
+    /// Countries of clients. A client whose place is not known (yet) is in none.
+    pub countries: Vec<Country>,
+    /// Autonomous systems of clients; the same holds.
+    pub asns: Vec<u32>,
     /// Whether the case of ASCII letters in the path does not matter. (In patterns it was
     /// decided when they were compiled.)
     pub ignore_case: bool,
@@ -149,10 +180,39 @@ impl Match {
         let holds = one_of(&self.methods, |method| method.as_bytes() == request.method)
             && one_of(&self.hosts, |host| host.matches(request.host))
             && self.headers.iter().all(|header| header.matches(request.headers))
+            && self.place_holds(request.place())
             && one_of(&self.routes, |route| request.route() == Some(route.as_bytes()));
-        let lists = [self.methods.is_empty(), self.hosts.is_empty(), self.routes.is_empty()];
+        let lists = [
+            self.methods.is_empty(),
+            self.hosts.is_empty(),
+            self.routes.is_empty(),
+            self.countries.is_empty(),
+            self.asns.is_empty(),
+        ];
         let conditions = lists.iter().filter(|empty| !**empty).count() + self.headers.len();
         holds.then_some(Specificity { path, conditions })
+    }
+
+    /// Whether a condition is about where the client is.
+    #[must_use]
+    pub const fn needs_place(&self) -> bool {
+        !self.countries.is_empty() || !self.asns.is_empty()
+    }
+
+    fn place_holds(&self, place: Option<&Rc<Place>>) -> bool {
+        one_of(&self.countries, |country| place.and_then(|p| p.country()) == Some(*country))
+            && one_of(&self.asns, |asn| place.and_then(|p| p.asn()) == Some(*asn))
+    }
+
+    /// Whether the request would fall under it, but for conditions about a place that is not
+    /// known yet. A route is not asked for.
+    #[must_use]
+    pub fn awaits_place(&self, request: &Request<'_>) -> bool {
+        self.needs_place()
+            && self.path(request.path).is_some()
+            && one_of(&self.methods, |method| method.as_bytes() == request.method)
+            && one_of(&self.hosts, |host| host.matches(request.host))
+            && self.headers.iter().all(|header| header.matches(request.headers))
     }
 
     /// How closely the path is named; `None` where it is not.

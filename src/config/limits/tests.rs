@@ -5,6 +5,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::super::tests::{accepted, refused};
 use super::super::{check_limit, check_policy};
 use super::*;
+use crate::geo::Country;
 use crate::limits::identity::CertificateField;
 use crate::limits::matching::{Header, Host, Pattern};
 
@@ -57,7 +58,7 @@ fn every_setting_of_a_limit_is_read() {
             "path": "/search", "path_prefix": ["/api/", "/."], "path_regex": "/v[0-9]+/.*",
             "methods": ["GET", "POST"], "hosts": ["Example.com", "*.example.com", "[2001:db8::1]"],
             "headers": {"X-Plan": ["a", "b"], "x-any": true, "accept": "text/plain"},
-            "routes": "search", "ignore_case": true
+            "routes": "search", "countries": "fr", "asn": [64500, 64501], "ignore_case": true
           },
           "apply": "all", "key": "header:X-Api-Key",
           "anonymous": {"requests": 5, "per": "1m", "burst": 7}, "authenticated": "unlimited",
@@ -92,6 +93,8 @@ fn every_setting_of_a_limit_is_read() {
                     Header { name: "x-plan".to_owned(), values: Some(strings(&["a", "b"])) },
                 ],
                 routes: strings(&["search"]),
+                countries: vec![Country::new("FR").unwrap()],
+                asns: vec![64_500, 64_501],
                 ignore_case: true,
             },
             key: Key::Header("x-api-key".to_owned()),
