@@ -7,6 +7,7 @@
 mod burst;
 mod jwt;
 mod load;
+mod places;
 mod processor;
 mod raw;
 mod spray;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 pub use burst::burst;
 pub use jwt::Issuer;
 pub use load::{Load, Sent};
+pub use places::{Behaviour, Places};
 pub use processor::{processor_time, resident_kib};
 pub use raw::{Reply, exchange, raw_request};
 pub use spray::{Sprayed, spray};

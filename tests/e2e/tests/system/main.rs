@@ -4,6 +4,7 @@ mod command_line;
 mod decisions;
 mod failures;
 mod figures;
+mod geo;
 mod hostile;
 mod limits;
 mod records;
