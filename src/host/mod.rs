@@ -162,8 +162,10 @@ impl Context for Root {
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return true };
         let now_us = abi::now_ns() / 1_000;
         plugin.engine.drain(&mut HostShared, now_us);
-        plugin.resume_waiting(true);
-        plugin.send_calls();
+        // What is not sent now follows with the tick.
+        if !plugin.resume_waiting(true) {
+            plugin.send_calls();
+        }
         if plugin.engine.is_drained() {
             return true;
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ipwarden_e2e::{Behaviour, Options, Places, System, eventually, now, plugin};
+use ipwarden_e2e::{Behaviour, Options, Places, Process, System, Vm, eventually, now, plugin};
 use serde_json::{Value, json};
 
 const LONDON: &str =
@@ -247,4 +247,23 @@ async fn a_limit_for_a_country_is_for_nobody_else() {
     for _ in 0..10 {
         assert_eq!(system.status("10.0.0.7").await, 200);
     }
+}
+
+/// The built module in a host that counts its calls. Nobody answers there: what is compared is
+/// a request whose place the worker remembers (that a private address has none) with the same
+/// request where nobody is asked at all.
+#[test]
+fn a_remembered_place_costs_no_host_call() {
+    let start = Duration::from_secs(1_767_225_600);
+    let calls = |config: Value| {
+        let mut worker = Vm::start(&Process::new(start), &config);
+        worker.request("10.0.0.1", "/");
+        let judged = worker.request("10.0.0.2", "/");
+        assert_eq!(judged.status, 200);
+        judged.calls
+    };
+    let without = calls(json!({"limits": []}));
+    let with = calls(json!({"limits": [], "geo": {"cluster": "geo", "provider": "ipinfo"}}));
+    assert_eq!(with, without);
+    println!("host calls of a request whose place is remembered: {with:?}");
 }
