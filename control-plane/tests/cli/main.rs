@@ -10,4 +10,5 @@ mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;
 mod requests;
+mod suspects;
 mod tokens;

@@ -536,9 +536,39 @@ mod tests {
         assert!(of_forest >= 14 && of_forest > of_volume, "{of_forest} {of_volume}");
         assert!(right >= 10, "{right} of {}", flagged.len());
         assert!(flagged.iter().all(|flag| !flag.features.is_empty()), "each says why");
-        if let Some(file) = std::env::var_os("IPWARDEN_FOREST_OUT") {
-            write_for_comparison(std::path::Path::new(&file), &points, &forest);
+        agrees_with_scikit_learn(&points, &forest);
+    }
+
+    /// Ranks as scikit-learn does, about as well as it agrees with itself under another seed.
+    /// Needs a Python with scikit-learn in `.tools/sklearn` (`python3 -m venv .tools/sklearn`,
+    /// `.tools/sklearn/bin/pip install scikit-learn`), or named by IPWARDEN_SKLEARN.
+    fn agrees_with_scikit_learn(
+        points: &[[f64; features::COUNT]],
+        forest: &Forest<{ features::COUNT }>,
+    ) {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = std::env::var_os("IPWARDEN_SKLEARN")
+            .map_or_else(|| root.join("../.tools/sklearn/bin/python"), Into::into);
+        if !python.exists() {
+            eprintln!("SKIPPED: no scikit-learn at {}: not compared", python.display());
+            return;
         }
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("points.csv");
+        write_for_comparison(&file, points, forest);
+        let output = std::process::Command::new(python)
+            .arg(root.join("tests/fixtures/forest.py"))
+            .arg(&file)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let numbers: Vec<f64> =
+            text.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        let [both, itself] = numbers[..] else {
+            panic!("{text} {}", String::from_utf8_lossy(&output.stderr))
+        };
+        println!("rank correlation with scikit-learn {both:.3}; of it with itself {itself:.3}");
+        assert!(both > 0.85 && both > itself - 0.06, "{both} {itself}");
     }
 
     /// Points and scores as CSV, for the comparison with scikit-learn.
