@@ -267,3 +267,48 @@ fn a_remembered_place_costs_no_host_call() {
     assert_eq!(with, without);
     println!("host calls of a request whose place is remembered: {with:?}");
 }
+
+#[path = "../../../../control-plane/tests/fixtures/mmdb.rs"]
+#[allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "written for other tests")]
+mod mmdb;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_control_plane_as_the_provider_both_records_have_the_place() {
+    let direct =
+        r#"direct_response: {status: 200, body: {inline_string: "hello from the upstream\n"}}"#;
+    let echo = format!(
+        "{direct}\n                response_headers_to_add:\n                - {{header: {{key: \
+         x-seen-country, value: 'seen:%REQ(x-ipwarden-country)%'}}}}"
+    );
+    let replace = vec![(direct.to_owned(), echo)];
+    // The demo's own configuration asks the control plane.
+    let system = System::start(Options { replace, concurrency: 1, ..Options::default() }).await;
+    let london = mmdb::map([("country_code", "GB".into()), ("city", "London".into())]);
+    let data = mmdb::Mmdb::new("city ipv4", 4).net("81.2.69.160/27", london).build();
+    let directory = system.data_dir().join("geo");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    std::fs::write(directory.join("next"), data).expect("the data");
+    std::fs::rename(directory.join("next"), directory.join("city.mmdb")).expect("the data");
+    eventually("the control plane has the data", async || {
+        system.api_raw("GET", "/v1/geo/81.2.69.160", None).await.1["country"] == "GB"
+    })
+    .await;
+    let start = now();
+    assert_eq!(seen(&system.request("81.2.69.160", "/first", &[]).await)[0], "");
+    let first = start.elapsed();
+    let learnt = eventually("the place is known", async || {
+        system.stat("ipwarden_geo_lookups", "found").await == 1
+    })
+    .await;
+    assert_eq!(seen(&system.request("81.2.69.161", "/second", &[]).await)[0], "gb");
+    println!("first request {first:?}, place known (as the metrics tell) {learnt:?} after it");
+    for path in ["/first", "/second"] {
+        eventually("both records have the place", async || {
+            let records = system.records(&format!("path={path}")).await;
+            records
+                .first()
+                .is_some_and(|record| record["country"] == "GB" && record["city"] == "London")
+        })
+        .await;
+    }
+}
