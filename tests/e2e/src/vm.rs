@@ -17,6 +17,8 @@ const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
 const CAS_MISMATCH: i32 = 8;
 const UNIMPLEMENTED: i32 = 12;
+/// And one of WASI's: not supported.
+const WASI_NOTSUP: i32 = 58;
 
 /// The root context.
 const ROOT: i32 = 1;
@@ -32,7 +34,8 @@ pub struct Process(Arc<Mutex<Shared>>);
 struct Shared {
     data: HashMap<Vec<u8>, (Vec<u8>, u32)>,
     wall: Duration,
-    monotonic: Duration,
+    /// `None`: this host has no such clock.
+    monotonic: Option<Duration>,
     random: u64,
 }
 
@@ -40,15 +43,21 @@ impl Process {
     /// A process that starts at this Unix time.
     #[must_use]
     pub fn new(wall: Duration) -> Self {
-        let shared = Shared { wall, monotonic: Duration::from_secs(100), ..Shared::default() };
-        Self(Arc::new(Mutex::new(shared)))
+        let monotonic = Some(Duration::from_secs(100));
+        Self(Arc::new(Mutex::new(Shared { wall, monotonic, ..Shared::default() })))
+    }
+
+    /// The same with a host that knows the wall clock's time only.
+    #[must_use]
+    pub fn without_monotonic_clock(wall: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Shared { wall, ..Shared::default() })))
     }
 
     /// Time passes.
     pub fn pass(&self, time: Duration) {
         let mut shared = self.lock();
         shared.wall += time;
-        shared.monotonic += time;
+        shared.monotonic = shared.monotonic.map(|monotonic| monotonic + time);
     }
 
     /// Somebody sets the wall clock forward.
@@ -223,9 +232,9 @@ impl Call<'_> {
             // WASI's clocks: 0 the wall's, 1 the monotonic one.
             "clock_time_get" => {
                 let shared = process.lock();
-                let time = if self.number(0) == 0 { shared.wall } else { shared.monotonic };
+                let time = if self.number(0) == 0 { Some(shared.wall) } else { shared.monotonic };
                 drop(shared);
-                self.put(2, &nanos(time))
+                time.map_or(WASI_NOTSUP, |time| self.put(2, &nanos(time)))
             }
             "random_get" => {
                 let length = self.number(1);

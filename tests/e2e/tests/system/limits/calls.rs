@@ -19,11 +19,15 @@ fn minute(requests: u32) -> serde_json::Value {
 fn worker(process: &Process) -> Vm {
     Vm::start(
         process,
-        &json!({"limits": [{
-            "name": "login",
-            "match": {"path_prefix": "/login"},
-            "anonymous": minute(5),
-        }]}),
+        &json!({
+            "limits": [{
+                "name": "login",
+                "match": {"path_prefix": "/login"},
+                "anonymous": minute(5),
+            }],
+            // The interpreter makes each set's key, too.
+            "limits_table": {"keys": 1_000},
+        }),
     )
 }
 
@@ -107,6 +111,26 @@ fn a_wall_clock_that_is_set_neither_locks_out_nor_opens_the_gate() {
         worker.tick();
         assert_eq!(admitted(&mut worker, "203.0.113.1"), 5, "{what}: and all is as it was");
     }
+}
+
+#[test]
+fn with_a_wall_clock_alone_a_step_costs_one_bucket_at_most() {
+    let process = Process::without_monotonic_clock(START);
+    let mut worker = worker(&process);
+    assert_eq!(admitted(&mut worker, "203.0.113.1"), 5);
+    // An hour later by the only clock there is: the bucket is full, and no fuller than that.
+    process.step_forward(HOUR);
+    worker.tick();
+    assert_eq!(admitted(&mut worker, "203.0.113.1"), 5);
+    // An hour earlier: nobody waits for it longer than an empty bucket takes to fill.
+    process.step_back(HOUR);
+    worker.tick();
+    assert_eq!(admitted(&mut worker, "203.0.113.1"), 0);
+    assert_eq!(admitted(&mut worker, "203.0.113.2"), 5, "a new client as ever");
+    process.pass(Duration::from_secs(12));
+    assert_eq!(admitted(&mut worker, "203.0.113.1"), 1);
+    process.pass(Duration::from_secs(60));
+    assert_eq!(admitted(&mut worker, "203.0.113.1"), 5);
 }
 
 #[test]
