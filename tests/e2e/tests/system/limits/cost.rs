@@ -23,14 +23,6 @@ struct Case {
     took: Vec<Duration>,
 }
 
-/// Answers without an upstream: what is measured is the filters.
-fn direct() -> Vec<Value> {
-    vec![json!({
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 200, "body": {"inline_string": "hello\n"}},
-    })]
-}
-
 async fn ours(limits: Value, recorded: bool) -> System {
     let mut plugin = super::limited(limits);
     if !recorded && let Some(plugin) = plugin.as_object_mut() {
@@ -39,7 +31,7 @@ async fn ours(limits: Value, recorded: bool) -> System {
     System::start(Options {
         concurrency: 1,
         plugin: Some(plugin),
-        site_routes: direct(),
+        site_routes: super::direct(),
         ..Options::default()
     })
     .await
@@ -113,7 +105,7 @@ async fn theirs(filters: Vec<Value>, logged: bool) -> System {
         concurrency: 1,
         bare: true,
         filters_before: filters,
-        site_routes: direct(),
+        site_routes: super::direct(),
         replace,
         ..Options::default()
     })

@@ -69,3 +69,11 @@ fn login(anonymous: u32, authenticated: u32) -> Value {
         "authenticated": {"requests": authenticated, "per": "1m"},
     })
 }
+
+/// Answers of the site without an upstream: where what is measured is the filters.
+fn direct() -> Vec<Value> {
+    vec![json!({
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200, "body": {"inline_string": "hello\n"}},
+    })]
+}
