@@ -1,7 +1,7 @@
 //! The bounded table of buckets in shared data.
 //!
 //! ```text
-//! ipwarden.limits.<n>       one set: up to 16 entries of 16 bytes
+//! ipwarden.limits.<n>       one set: up to 64 entries of 16 bytes
 //! ipwarden.limits.secret    the key of the hash, and how many sets exist
 //! entry                   = (tag, 56 bits | scale, 8 bits) u64 | arrival time u64
 //! ```
@@ -9,7 +9,7 @@
 //! Shared data can't be deleted, so the keys are fixed: a client's bucket lives in the set
 //! that a keyed hash names, and a set is read and written as a whole, by compare-and-swap.
 //! An entry whose arrival time has passed equals a full bucket: overwriting it loses nothing.
-//! Only when all sixteen entries of a set are in debt does a new client take the place of
+//! Only when all entries of a set are in debt does a new client take the place of
 //! another: of the one that owes least of what it can owe. A client that stays over its limit
 //! owes nearly all of it, so no number of fresh addresses pushes it out.
 //!
@@ -24,15 +24,17 @@ use super::gcra::{Bucket, Nanos, Outcome};
 use crate::bytes::Reader;
 use crate::shared::{Cas, SharedData, SharedError};
 
-/// Entries of a set.
-pub const WAYS: usize = 16;
+/// Entries of a set. Clients spread over the sets by chance: with 16 entries some set runs
+/// over when a fifth of the table is in use, with 64 none does up to half of it, which is what
+/// [`bits_for`] makes room for.
+pub const WAYS: usize = 64;
 /// Bytes of an entry.
 pub const ENTRY_BYTES: usize = 16;
 /// Compare-and-swaps that may be lost before an attempt ends as [`Done::Contended`]. Each
 /// loss means that another worker won, so this takes more than sixteen workers in one set.
 pub const MAX_TRIES: u32 = 16;
 /// Fewest and most sets, as powers of two.
-const BITS: core::ops::RangeInclusive<u32> = 7..=20;
+const BITS: core::ops::RangeInclusive<u32> = 5..=18;
 
 /// A full bucket's entry is free only after this time: a worker that read the clock a moment
 /// ago must still find it.
