@@ -160,7 +160,7 @@ async fn the_command_line_changes_limits() {
         assert_eq!(done.status.code(), Some(0), "{arguments:?}: {text}");
         String::from_utf8_lossy(&done.stdout).into_owned()
     };
-    let set = ["limits", "set", "login", "--match-prefix", "/login", "--anonymous", "7/1m"];
+    let set = ["limits", "set", "login", "--match-prefix", "/login", "--anonymous", "7/1h"];
     run(&set).await;
     settles_at(&system, &mut clients, 7).await;
     run(&["limits", "shadow", "login"]).await;
