@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::detect::feed::Feed;
 use crate::geo::{Geo, Places, Spot};
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -107,13 +108,15 @@ impl Ingest {
         store: Arc<dyn LogStore>,
         live: Live,
         geo: Geo,
+        feed: Option<Feed>,
         metrics: Arc<Metrics>,
         max_bytes: usize,
         store_query: bool,
     ) -> std::io::Result<(Self, Writer)> {
         let (queue, jobs) = mpsc::channel(QUEUE_BATCHES);
         let places = Places::new(geo);
-        let mut commit = Commit { store, live, places, metrics: Arc::clone(&metrics), store_query };
+        let mut commit =
+            Commit { store, live, places, feed, metrics: Arc::clone(&metrics), store_query };
         let runtime = Handle::current();
         // A thread of its own: decoding and handing over to the store take a whole core
         // under load, which must not be one of those that answer polls.
@@ -186,6 +189,8 @@ struct Commit {
     store: Arc<dyn LogStore>,
     live: Live,
     places: Places,
+    /// Where stored batches go next; none in tests.
+    feed: Option<Feed>,
     metrics: Arc<Metrics>,
     store_query: bool,
 }
@@ -222,6 +227,7 @@ impl Commit {
             .unzip();
         let mut batches = Vec::with_capacity(bodies.len());
         let mut waiting = Vec::with_capacity(bodies.len());
+        let mut decoded = Vec::with_capacity(bodies.len());
         for ((bytes, received_at, _), answer) in bodies.iter().zip(answers) {
             match wire::decode(bytes) {
                 Ok(batch) => {
@@ -234,6 +240,7 @@ impl Commit {
                         places,
                     });
                     waiting.push(answer);
+                    decoded.push(bytes);
                 }
                 Err(error) => {
                     self.metrics.batch("undecodable");
@@ -253,12 +260,18 @@ impl Commit {
             outcome => flatten(outcome, batches.len()),
         };
         let mut failure = None;
-        for (outcome, answer) in outcomes.into_iter().zip(waiting) {
+        for (at, (outcome, answer)) in outcomes.into_iter().zip(waiting).enumerate() {
             if let Err(error) = &outcome {
                 self.metrics.batch("failed");
                 failure.get_or_insert_with(|| error.to_string());
             }
+            let is_new = matches!(outcome, Ok(Accepted { stored: 1.., .. }));
             answer.send(outcome);
+            // After the answer: detection never makes a proxy wait.
+            if let (true, Some(feed), Some(batch)) = (is_new, &self.feed, batches.get_mut(at)) {
+                let places = std::mem::take(&mut batch.places);
+                feed.offer(Bytes::clone(decoded[at]), places, batch.received_at);
+            }
         }
         // Once for all of them: a store that is down must not flood the log.
         if let Some(error) = failure {
@@ -439,9 +452,16 @@ mod tests {
     fn start(store: Arc<Gated>, max_bytes: usize) -> (Ingest, Writer, Live) {
         let live = Live::new(1);
         let geo = Geo::new("/nonexistent".into(), Vec::new());
-        let (ingest, writer) =
-            Ingest::start(store, live.clone(), geo, Arc::new(Metrics::new()), max_bytes, false)
-                .unwrap();
+        let (ingest, writer) = Ingest::start(
+            store,
+            live.clone(),
+            geo,
+            None,
+            Arc::new(Metrics::new()),
+            max_bytes,
+            false,
+        )
+        .unwrap();
         (ingest, writer, live)
     }
 

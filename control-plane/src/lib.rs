@@ -2,6 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`accesslog`] | access logs of other programs, line by line |
 //! | [`api`] | the handlers, by resource |
 //! | [`app`] | the service's parts, put together once |
 //! | [`auth`] | tokens: who may do what |
@@ -24,6 +25,7 @@
 //! | [`suspects`] | whom detectors flagged, why, and what became of it |
 //! | [`telemetry`] | log lines |
 
+pub mod accesslog;
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -82,8 +82,35 @@ pub struct Metrics {
     pub automatic_blocks: Family<Kind, Counter>,
     /// How long the hourly pass takes.
     pub pass_seconds: Histogram,
+    /// Of the streaming detectors.
+    pub detect: Detection,
     /// Set when the metrics are read.
     pub now: Readings,
+}
+
+/// What the streaming detectors count.
+#[derive(Debug, Default)]
+pub struct Detection {
+    /// Stored batches: observed, dropped (the queue was full).
+    pub batches: Family<Kind, Counter>,
+    /// Batches that wait for the detectors.
+    pub queue: Gauge,
+    /// From the arrival of the batch that was looked at last until then.
+    pub lag_seconds: Gauge<f64, AtomicU64>,
+    /// Requests observed.
+    pub observed: Gauge<u64, AtomicU64>,
+    /// Addresses remembered.
+    pub addresses: Gauge<u64, AtomicU64>,
+    /// Bytes of buckets.
+    pub bucket_bytes: Gauge<u64, AtomicU64>,
+    /// Addresses and buckets given up to stay within the bounds.
+    pub forgotten: Gauge<u64, AtomicU64>,
+    /// Flags not raised because the address is known.
+    pub spared: Gauge<u64, AtomicU64>,
+    /// Rules in force.
+    pub rules: Gauge<u64, AtomicU64>,
+    /// 1 while the rule file is not in order and the old rules stay.
+    pub rules_problem: Gauge<u64, AtomicU64>,
 }
 
 /// Gauges that are read off the service at the moment it is asked.
@@ -143,6 +170,7 @@ impl Metrics {
             suspects: Counter::default(),
             automatic_blocks: Family::default(),
             pass_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            detect: Detection::default(),
             now: Readings::default(),
         };
         let r = &mut metrics.registry;
@@ -188,6 +216,31 @@ impl Metrics {
             "Blocks that the policy asked for by what became of them",
             metrics.automatic_blocks.clone(),
         );
+        let detect = &metrics.detect;
+        r.register("detect_batches", "Batches offered to the detectors", detect.batches.clone());
+        r.register(
+            "detect_queue_batches",
+            "Batches that wait for the detectors",
+            detect.queue.clone(),
+        );
+        r.register_with_unit(
+            "detect_lag",
+            "Time from a batch's arrival until the detectors looked at it",
+            Unit::Seconds,
+            detect.lag_seconds.clone(),
+        );
+        let gauges = [
+            ("detect_observed", "Requests observed since the start", &detect.observed),
+            ("detect_addresses", "Addresses that the detectors remember", &detect.addresses),
+            ("detect_bucket_bytes", "Bytes of the detectors' buckets", &detect.bucket_bytes),
+            ("detect_forgotten", "Addresses and buckets given up for room", &detect.forgotten),
+            ("detect_spared", "Flags not raised: the address is known", &detect.spared),
+            ("detect_rules", "Detection rules in force", &detect.rules),
+            ("detect_rules_problem", "Whether the rule file can't be used", &detect.rules_problem),
+        ];
+        for (name, help, gauge) in gauges {
+            r.register(name, help, gauge.clone());
+        }
         let now = &metrics.now;
         r.register("suspects_open", "Suspects that nobody has judged", now.suspects_open.clone());
         r.register(
@@ -259,6 +312,11 @@ impl Metrics {
     /// Counts a block that the policy asked for by what became of it.
     pub fn automatic_block(&self, kind: &'static str) {
         self.automatic_blocks.get_or_create(&Kind(kind)).inc();
+    }
+
+    /// Counts a stored batch by what the detectors made of it.
+    pub fn detect_batch(&self, kind: &'static str) {
+        self.detect.batches.get_or_create(&Kind(kind)).inc();
     }
 
     /// Counts a look-up of a place.

@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::detect::feed::{Feed, FeedError, Watcher};
 use crate::detect::pass::run::Pass;
 use crate::fleet::Fleet;
 use crate::geo::Geo;
@@ -77,6 +78,9 @@ pub enum ServeError {
     /// A store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Detection can't start.
+    #[error(transparent)]
+    Detect(#[from] FeedError),
     /// The first tokens can't be made.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -133,6 +137,8 @@ pub struct Service {
     acceptor: JoinHandle<Connections>,
     housekeeper: JoinHandle<()>,
     writer: Writer,
+    feed: Feed,
+    watcher: Watcher,
     /// Held as long as the service uses the data directory.
     _lock: File,
 }
@@ -159,15 +165,6 @@ impl Service {
         let geo = Geo::new(config.geo_dir(), config.geo.files.clone());
         // Before the first record: each is completed when it is stored, and only then.
         look_at_geo(geo.clone(), Arc::clone(&metrics), now).await;
-        let (ingest, writer) = Ingest::start(
-            Arc::clone(&log),
-            live.clone(),
-            geo.clone(),
-            Arc::clone(&metrics),
-            config.limits.ingest_bytes,
-            config.store_query,
-        )
-        .map_err(|error| ServeError::System { what: "a thread", error })?;
         let (suspects, judge) = Suspects::new(
             Arc::clone(&state),
             hub.clone(),
@@ -185,6 +182,22 @@ impl Service {
             Arc::clone(&metrics),
             &config.detect,
         );
+        let (feed, watcher) = Feed::start(
+            config.detect.rules.clone(),
+            Arc::new(suspects.clone()),
+            clock.clone(),
+            Arc::clone(&metrics),
+        )?;
+        let (ingest, writer) = Ingest::start(
+            Arc::clone(&log),
+            live.clone(),
+            geo.clone(),
+            Some(feed.clone()),
+            Arc::clone(&metrics),
+            config.limits.ingest_bytes,
+            config.store_query,
+        )
+        .map_err(|error| ServeError::System { what: "a thread", error })?;
         let openapi = router::openapi().map_err(|error| StoreError::Internal(error.to_string()))?;
         let address = config.listen;
         let failed = |error| ServeError::Listen { address, error };
@@ -223,7 +236,7 @@ impl Service {
             revision = revision.number,
             "listening on http://{address}"
         );
-        Ok(Self { address, app, acceptor, housekeeper, writer, _lock: lock })
+        Ok(Self { address, app, acceptor, housekeeper, writer, feed, watcher, _lock: lock })
     }
 
     /// Where it listens, with the port that the system chose for port 0.
@@ -251,6 +264,10 @@ impl Service {
         let flush = async {
             self.app.ingest.stop().await;
             self.writer.finish().await;
+            // A thread waits for the place in the queue: it may be full.
+            let feed = self.feed;
+            let _ = tokio::task::spawn_blocking(move || feed.stop()).await;
+            self.watcher.finish().await;
             if let Err(error) = self.app.auth.note_use().await {
                 tracing::warn!("uses of tokens could not be noted: {error}");
             }

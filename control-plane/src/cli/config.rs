@@ -26,6 +26,7 @@ pub struct CheckConfigArgs {
 enum Kind {
     Filter,
     Service,
+    Rules,
 }
 
 impl Kind {
@@ -33,6 +34,7 @@ impl Kind {
         match self {
             Self::Filter => "filter",
             Self::Service => "service",
+            Self::Rules => "detectors",
         }
     }
 }
@@ -48,6 +50,10 @@ pub fn run(session: &mut Session, args: &CheckConfigArgs) -> Result<()> {
     let checked = match kind {
         Kind::Filter => check_filter(name, &content).map(|config| summary(&config)),
         Kind::Service => check_service(name, &content).map(|config| service_summary(&config)),
+        Kind::Rules => {
+            let text = String::from_utf8_lossy(&content);
+            super::rules::parse(shown(name), &text).map(|rules| rules_summary(&rules))
+        }
     };
     if session.format == Format::Json {
         let (errors, valid) = match &checked {
@@ -98,10 +104,13 @@ fn read(name: &str) -> Result<Vec<u8>> {
 /// By the name's extension; where it says nothing, JSON starts with a brace.
 fn kind(name: &str, content: &[u8]) -> Kind {
     let extension = std::path::Path::new(name).extension().and_then(|ext| ext.to_str());
+    let is_rules = || std::str::from_utf8(content).is_ok_and(super::rules::is_rule_file);
     match extension.map(str::to_ascii_lowercase).as_deref() {
+        Some("toml") if is_rules() => Kind::Rules,
         Some("toml") => Kind::Service,
         Some("json") => Kind::Filter,
         _ if content.trim_ascii_start().starts_with(b"{") => Kind::Filter,
+        _ if is_rules() => Kind::Rules,
         _ => Kind::Service,
     }
 }
@@ -120,6 +129,22 @@ fn check_service(name: &str, content: &[u8]) -> Result<ServiceConfig> {
     crate::config::check_toml(text).map_err(|errors| {
         invalid(name, errors.into_iter().map(|error| (error.place, error.message)).collect())
     })
+}
+
+/// A file with errors, as [`CliError::Invalid`].
+#[must_use]
+pub fn invalid_file(name: &str, errors: Vec<ipwarden::config::ConfigError>) -> CliError {
+    invalid(name, errors.into_iter().map(|error| (error.place, error.message)).collect())
+}
+
+/// What a rule file, over the rules that ipwarden brings, adds up to.
+fn rules_summary(rules: &crate::detect::Rules) -> Vec<(&'static str, String)> {
+    let examples: usize = rules.list().iter().map(|rule| rule.examples.len()).sum();
+    vec![
+        ("rules", counted(rules.list().len() as u64, "rule", "rules")),
+        ("examples", format!("{examples}: run them with `ipwarden rules test FILE`")),
+        ("known", counted(rules.known().len() as u64, "crawler", "crawlers")),
+    ]
 }
 
 /// Every error is named: a configuration has few.
@@ -252,6 +277,7 @@ mod tests {
         assert_eq!(kind("edge.JSON", b"x = 1"), Kind::Filter);
         assert_eq!(kind("-", b" \n{}"), Kind::Filter);
         assert_eq!(kind("-", b"listen = 1"), Kind::Service);
+        assert_eq!(kind("rules.toml", b"[[rule]]\nname = 1"), Kind::Rules);
     }
 
     #[test]

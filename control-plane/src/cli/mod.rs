@@ -34,8 +34,10 @@ pub mod lists;
 pub mod output;
 pub mod place;
 pub mod progress;
+pub mod replay;
 pub mod replies;
 pub mod requests;
+pub mod rules;
 #[cfg(test)]
 mod samples;
 pub mod serve;
@@ -117,6 +119,10 @@ enum Command {
     Suspects(suspects::SuspectsArgs),
     /// Look at an hour of stored requests for what is suspicious
     Detect(detect::DetectArgs),
+    /// Feed access logs through the detectors: who would have been found, who blocked
+    Replay(replay::ReplayArgs),
+    /// List the detection rules, or run their examples
+    Rules(rules::RulesArgs),
     /// Search the stored requests, or follow them live
     Requests(requests::RequestsArgs),
     /// Say where addresses are; list and update the data that says so
@@ -158,6 +164,8 @@ fn run(session: &mut Session, cli: Cli) -> Result<()> {
         Command::Serve(args) => serve::run(args, &cli.place),
         Command::CheckConfig(args) => config::run(session, args),
         Command::ExplainIp(args) => explain::run(session, args),
+        Command::Replay(args) => replay::run(session, args),
+        Command::Rules(args) => rules::run(session, args),
         _ => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -198,6 +206,8 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Serve(_)
         | Command::CheckConfig(_)
         | Command::ExplainIp(_)
+        | Command::Replay(_)
+        | Command::Rules(_)
         | Command::Doctor(_) => Ok(()),
     }
 }

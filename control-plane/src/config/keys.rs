@@ -171,6 +171,11 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        path: "detect.rules",
+        expected: "the path of a rule file such as /etc/ipwarden/rules.toml",
+        set: |config, raw| put(&mut config.detect.rules, raw.text().and_then(path).map(Some)),
+    },
+    Key {
         path: "detect.low",
         expected: "none, review or block",
         set: |config, raw| response(config, 0, raw),
@@ -326,7 +331,8 @@ fn unknown(path: &str) -> String {
     }
 }
 
-fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+/// The known name that somebody who wrote `name` probably meant.
+pub(crate) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     known
         .map(|known| (distance(name, &known), known))
         .min()

@@ -19,6 +19,7 @@ use toml::de::{DeTable, DeValue};
 use crate::detect::pass;
 use crate::detect::policy::Policy;
 
+pub(crate) use self::keys::nearest;
 use self::keys::{KEYS, Raw, apply, meant, variable};
 
 mod keys;
@@ -91,6 +92,8 @@ impl Default for Config {
 /// What follows from flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detect {
+    /// The operator's rule file; the rules that ipwarden brings alone when absent.
+    pub rules: Option<PathBuf>,
     /// What each severity leads to.
     pub policy: Policy,
     /// The hourly pass.
@@ -104,6 +107,7 @@ pub struct Detect {
 impl Default for Detect {
     fn default() -> Self {
         Self {
+            rules: None,
             policy: Policy::default(),
             pass: pass::Settings::default(),
             open_for: Duration::from_secs(14 * 86_400),
@@ -419,6 +423,7 @@ mod tests {
             dir = "/srv/geo"
             files = ["city.mmdb", "/opt/asn.mmdb"]
             [detect]
+            rules = "/etc/ipwarden/rules.toml"
             low = "none"
             medium = "review"
             high = "block"
@@ -458,6 +463,7 @@ mod tests {
                     files: vec!["city.mmdb".into(), "/opt/asn.mmdb".into()],
                 },
                 detect: Detect {
+                    rules: Some("/etc/ipwarden/rules.toml".into()),
                     policy: Policy {
                         responses: [
                             Response::None,

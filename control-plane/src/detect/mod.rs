@@ -1,17 +1,40 @@
 //! Finding the suspicious ones: what a detector sees, and what it says.
 //!
+//! | module | owns |
+//! |---|---|
+//! | [`examples`] | the lines that each rule carries, run through it alone |
+//! | [`feed`] | batches on their way to the streaming detectors |
+//! | [`forest`] | the isolation forest |
+//! | [`pass`] | the hourly pass |
+//! | [`policy`] | what follows from flags: nothing, a look, a block |
+//! | [`rules`] | the rules as data: parsing with places, compiling, the defaults |
+//! | [`shape`] | what a text looks like: random names, other protocols |
+//! | [`streaming`] | what lasts seconds to a day: bounded state per address, fed by ingest and replay |
+//! | [`table`] | what is remembered of addresses, in bounded memory |
+//! | [`text`] | a target as a server would read it |
+//!
 //! A detector flags; it never blocks. What a flag leads to is decided by the policy, and by
 //! people. Time comes from the observations: nothing here reads a clock, so that a log of last
 //! year gives the same flags as the traffic did.
 
+pub mod examples;
+pub mod feed;
 pub mod forest;
 pub mod pass;
 pub mod policy;
+pub mod rules;
+pub mod shape;
+pub mod streaming;
+pub mod table;
+pub mod text;
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ipwarden::record::{Record, Verdict};
+
+pub use self::rules::Rules;
+pub use self::streaming::Detectors;
 
 /// Longest [`Flag::detail`] in bytes.
 pub const DETAIL_BYTES: usize = 512;
@@ -57,8 +80,8 @@ pub struct Observation<'a> {
 }
 
 impl<'a> Observation<'a> {
-    /// A record as an observation; `None` when it has no address. Place and identity are for
-    /// the caller to add, where known.
+    /// A record as an observation; `None` when it has no address. The place is what
+    /// the proxy knew; the caller may know more.
     #[must_use]
     pub fn of_record(record: &Record<'a>) -> Option<Self> {
         Some(Self {
@@ -73,9 +96,9 @@ impl<'a> Observation<'a> {
             bytes_out: record.bytes_out,
             verdict: record.verdict,
             weight: record.weight,
-            identity: &[],
-            country: None,
-            asn: None,
+            identity: record.identity,
+            country: record.country,
+            asn: record.asn,
             raw: None,
         })
     }
