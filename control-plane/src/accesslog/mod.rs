@@ -238,7 +238,7 @@ impl Entry {
         if let Some(agent) = fields.get(8 + shift) {
             self.set_agent(agent.text);
         }
-        if let Some(host) = fields.get(10 + shift) {
+        if let Some(host) = fields.get(10 + shift).filter(|host| host.text != b"-") {
             put(&mut self.host, host.text, bounds::HOST_BYTES);
         }
         self.set_request(request.text);
@@ -308,9 +308,7 @@ impl Entry {
 
 fn put(place: &mut Vec<u8>, text: &[u8], most: usize) {
     place.clear();
-    if text != b"-" {
-        place.extend_from_slice(text.get(..text.len().min(most)).unwrap_or_default());
-    }
+    place.extend_from_slice(text.get(..text.len().min(most)).unwrap_or_default());
 }
 
 /// `METHOD target HTTP/x`; spaces inside the target are the client's.
