@@ -223,12 +223,11 @@ impl Commit {
         let started = tokio::time::Instant::now();
         let (bodies, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|job| ((job.bytes, job.received_at, job.place), job.answer))
+            .map(|job| ((job.bytes, job.received_at), (job.answer, job.place)))
             .unzip();
         let mut batches = Vec::with_capacity(bodies.len());
         let mut waiting = Vec::with_capacity(bodies.len());
-        let mut decoded = Vec::with_capacity(bodies.len());
-        for ((bytes, received_at, _), answer) in bodies.iter().zip(answers) {
+        for ((bytes, received_at), (answer, place)) in bodies.iter().zip(answers) {
             match wire::decode(bytes) {
                 Ok(batch) => {
                     let received_at = *received_at;
@@ -239,8 +238,7 @@ impl Commit {
                         store_query: self.store_query,
                         places,
                     });
-                    waiting.push(answer);
-                    decoded.push(bytes);
+                    waiting.push((answer, place, bytes));
                 }
                 Err(error) => {
                     self.metrics.batch("undecodable");
@@ -260,17 +258,20 @@ impl Commit {
             outcome => flatten(outcome, batches.len()),
         };
         let mut failure = None;
-        for (at, (outcome, answer)) in outcomes.into_iter().zip(waiting).enumerate() {
+        for ((outcome, waiting), batch) in outcomes.into_iter().zip(waiting).zip(&mut batches) {
+            let (answer, place, bytes) = waiting;
             if let Err(error) = &outcome {
                 self.metrics.batch("failed");
                 failure.get_or_insert_with(|| error.to_string());
             }
             let is_new = matches!(outcome, Ok(Accepted { stored: 1.., .. }));
+            // Whoever has the answer may send the next batch: there is room for it.
+            drop(place);
             answer.send(outcome);
             // After the answer: detection never makes a proxy wait.
-            if let (true, Some(feed), Some(batch)) = (is_new, &self.feed, batches.get_mut(at)) {
+            if let (true, Some(feed)) = (is_new, &self.feed) {
                 let places = std::mem::take(&mut batch.places);
-                feed.offer(Bytes::clone(decoded[at]), places, batch.received_at);
+                feed.offer(Bytes::clone(bytes), places, batch.received_at);
             }
         }
         // Once for all of them: a store that is down must not flood the log.
