@@ -8,10 +8,10 @@
 //! ```
 //!
 //! Shared data can't be deleted, so the keys are fixed. An answer lies in the set of the block
-//! that it fits into: of the lengths [`V4_BLOCKS`] or [`V6_BLOCKS`] the longest that is not
+//! that it fits into: of the lengths `V4_BLOCKS` or `V6_BLOCKS` the longest that is not
 //! longer than its network. A look-up therefore reads at most three sets, and only when the
 //! worker itself knows nothing. Answers are idempotent: whose write is lost has lost nothing
-//! but a share for others, and gives up after [`MAX_TRIES`]. The count of look-ups is exact:
+//! but a share for others, and gives up after `MAX_TRIES`. The count of look-ups is exact:
 //! who can't count does not ask.
 
 use core::net::IpAddr;

@@ -46,7 +46,7 @@ pub struct ReplayArgs {
     #[arg(long, value_enum, default_value = "auto")]
     pub format: LogFormat,
 
-    /// Other thresholds: an ipwarden.toml (its [detect]) or a rule file
+    /// Other thresholds: an ipwarden.toml (its section detect) or a rule file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
