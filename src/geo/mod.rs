@@ -297,6 +297,10 @@ impl Geo {
                     Spent::Counted(spent) => self.spent = spent,
                     spent => {
                         let over_quota = spent == Spent::Exhausted;
+                        if over_quota {
+                            // Other workers spent what this one did not.
+                            self.spent = quota;
+                        }
                         self.counts.over_quota += u64::from(over_quota);
                         let held = Pending::Held { until_ms: now_ms + HOLD_MS, over_quota };
                         self.pending.insert(block, held);
