@@ -538,7 +538,7 @@ impl Engine {
     }
 
     /// What happened in the table of buckets since the last call.
-    pub const fn take_table_counts(&mut self) -> TableCounts {
+    pub fn take_table_counts(&mut self) -> TableCounts {
         self.limiter.take_table_counts()
     }
 

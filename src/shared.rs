@@ -47,6 +47,8 @@ pub mod testing {
         next: Cas,
         /// Every n-th compare-and-swap fails as if another worker had written; 0 for none.
         pub fail_every: u32,
+        /// So many compare-and-swaps from now on fail.
+        pub fail_next: u32,
         attempts: u32,
         /// Reads so far.
         pub gets: u64,
@@ -86,8 +88,9 @@ pub mod testing {
             self.sets += 1;
             if let (Some(cas), Some((_, current))) = (cas, self.values.get(key)) {
                 self.attempts = self.attempts.wrapping_add(1);
-                let injected =
-                    self.fail_every != 0 && self.attempts.is_multiple_of(self.fail_every);
+                let injected = self.fail_next > 0
+                    || (self.fail_every != 0 && self.attempts.is_multiple_of(self.fail_every));
+                self.fail_next = self.fail_next.saturating_sub(1);
                 if injected || (cas != 0 && cas != *current) {
                     return Err(SharedError::CasMismatch);
                 }

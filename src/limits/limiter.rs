@@ -310,7 +310,7 @@ impl Limiter {
                 }
             }
         }
-        let ruling = if plan.is_empty() { None } else { self.rule(shared, &plan, clock()) };
+        let ruling = if plan.is_empty() { None } else { self.rule(shared, &mut plan, clock()) };
         self.plan = plan;
         ruling
     }
@@ -346,7 +346,7 @@ impl Limiter {
     }
 
     /// What happened in the table since the last call.
-    pub const fn take_table_counts(&mut self) -> Counts {
+    pub fn take_table_counts(&mut self) -> Counts {
         self.table.take_counts()
     }
 
@@ -400,81 +400,45 @@ impl Limiter {
         }
     }
 
-    /// Takes tokens from every bucket of the plan, or from none.
+    /// Judges by a plan, in which enforced limits come first.
     fn rule(
         &mut self,
         shared: &mut dyn SharedData,
-        plan: &[Planned],
+        plan: &mut [Planned],
         now: Nanos,
     ) -> Option<Box<Ruling>> {
-        let enforced = || plan.iter().filter(|planned| planned.mode == Mode::Enforce);
-        for planned in enforced() {
-            if let Some(until) = self.remembered_until(planned.place, now) {
-                return Some(self.refuse(planned, until, now));
+        let count = plan.iter().take_while(|planned| planned.mode == Mode::Enforce).count();
+        let (enforced, shadow) = plan.split_at_mut_checked(count)?;
+        if let Some((planned, until)) = self.take_all(shared, enforced, now) {
+            return Some(self.refuse(&planned, until, now));
+        }
+        for planned in enforced.iter().filter(|planned| !planned.is_ceiling) {
+            self.count(planned.rule, |counts| counts.admitted += 1);
+        }
+        let mut would_refuse = None;
+        for buckets in shadow.chunk_by_mut(|one, next| one.rule == next.rule) {
+            let Some(rule) = buckets.first().map(|planned| planned.rule) else { continue };
+            if self.take_all(shared, buckets, now).is_some() {
+                self.count(rule, |counts| counts.shadow += 1);
+                would_refuse.get_or_insert(rule);
+            } else {
+                self.count(rule, |counts| counts.admitted += 1);
             }
         }
-        let mut admitted: Vec<(&Planned, Nanos)> = Vec::new();
-        let mut taken = 0;
-        let mut refused = None;
-        let keeps = plan.iter().any(|planned| planned.keeps);
-        for planned in enforced() {
-            match self.take(shared, planned, now) {
-                Taken::Admitted(arrival) => {
-                    if keeps {
-                        admitted.push((planned, arrival));
-                    }
-                }
-                Taken::Unlimited => {}
-                Taken::Refused(until) => {
-                    refused = Some((planned, until));
-                    break;
-                }
-            }
-            taken += 1;
-        }
-        if let Some((planned, until)) = refused {
-            for charged in enforced().take(taken) {
-                let back = Operation::Refund(charged.cost);
-                self.table.run(shared, Attempt::new(charged.place, charged.bucket, back, now));
-            }
-            return Some(self.refuse(planned, until, now));
-        }
-        let mut shadow: Option<&Planned> = None;
-        for planned in plan.iter().filter(|planned| planned.mode == Mode::Shadow) {
-            let taken = match self.remembered_until(planned.place, now) {
-                Some(until) => Taken::Refused(until),
-                None => self.take(shared, planned, now),
-            };
-            match taken {
-                Taken::Refused(_) if shadow.is_none_or(|first| first.rule != planned.rule) => {
-                    self.count(planned, |counts| counts.shadow += 1);
-                    shadow.get_or_insert(planned);
-                }
-                Taken::Refused(_) | Taken::Unlimited => {}
-                Taken::Admitted(arrival) => {
-                    if keeps {
-                        admitted.push((planned, arrival));
-                    }
-                }
-            }
-        }
-        for planned in plan.iter().filter(|planned| !planned.is_ceiling) {
-            if shadow.is_none_or(|shadow| shadow.rule != planned.rule) {
-                self.count(planned, |counts| counts.admitted += 1);
-            }
-        }
-        if shadow.is_none() && !keeps {
+        if would_refuse.is_none() && !plan.iter().any(|planned| planned.keeps) {
             return None;
         }
-        let rule_of = |planned: &Planned| self.rules.get(planned.rule).map(Rc::clone);
+        let rule_of = |rule: usize| self.rules.get(rule).map(Rc::clone);
         let mut ruling = Box::new(Ruling {
-            outcome: if shadow.is_some() { Outcome::Shadow } else { Outcome::Admitted },
-            rule: shadow.and_then(rule_of),
+            outcome: if would_refuse.is_some() { Outcome::Shadow } else { Outcome::Admitted },
+            rule: would_refuse.and_then(rule_of),
             standings: Vec::new(),
             charges: Vec::new(),
         });
-        for (planned, arrival) in admitted {
-            let Some(rule) = rule_of(planned) else { continue };
+        for planned in plan {
+            let (Some(rule), Some(arrival)) = (rule_of(planned.rule), planned.taken) else {
+                continue;
+            };
             let limit = rule.limit();
             if !limit.cost.status.is_empty() {
                 ruling.charges.push((Rc::clone(&rule), planned.place, planned.bucket));
@@ -497,6 +461,41 @@ impl Limiter {
         Some(ruling)
     }
 
+    /// Takes tokens from every bucket, or from none: then the one that refuses, and until when.
+    fn take_all(
+        &mut self,
+        shared: &mut dyn SharedData,
+        buckets: &mut [Planned],
+        now: Nanos,
+    ) -> Option<(Planned, Nanos)> {
+        let known =
+            |planned: &Planned| Some((*planned, self.remembered_until(planned.place, now)?));
+        if let Some(refused) = buckets.iter().find_map(known) {
+            return Some(refused);
+        }
+        let mut refused = None;
+        for planned in &mut *buckets {
+            match self.take(shared, planned, now) {
+                Taken::Admitted(arrival) => planned.taken = Some(arrival),
+                Taken::Unlimited => {}
+                Taken::Refused(until) => {
+                    refused = Some((*planned, until));
+                    break;
+                }
+            }
+        }
+        if refused.is_some() {
+            for planned in buckets {
+                if planned.taken.take().is_some() {
+                    let back = Operation::Refund(planned.cost);
+                    let attempt = Attempt::new(planned.place, planned.bucket, back, now);
+                    self.table.run(shared, attempt);
+                }
+            }
+        }
+        refused
+    }
+
     fn take(&mut self, shared: &mut dyn SharedData, planned: &Planned, now: Nanos) -> Taken {
         let attempt =
             Attempt::new(planned.place, planned.bucket, Operation::Take(planned.cost), now);
@@ -514,7 +513,7 @@ impl Limiter {
     }
 
     fn refuse(&mut self, planned: &Planned, until: Nanos, now: Nanos) -> Box<Ruling> {
-        self.count(planned, |counts| counts.refused += 1);
+        self.count(planned.rule, |counts| counts.refused += 1);
         let rule = self.rules.get(planned.rule).map(Rc::clone);
         let reset = seconds_up(until.saturating_sub(now)).max(1);
         // What is left is less than the request costs; of the usual cost 1 that is nothing.
@@ -527,8 +526,8 @@ impl Limiter {
         })
     }
 
-    fn count(&mut self, planned: &Planned, change: impl FnOnce(&mut RuleCounts)) {
-        if let Some(counts) = self.counts.get_mut(planned.rule) {
+    fn count(&mut self, rule: usize, change: impl FnOnce(&mut RuleCounts)) {
+        if let Some(counts) = self.counts.get_mut(rule) {
             change(counts);
         }
     }

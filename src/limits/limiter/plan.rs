@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::Client;
 use crate::address;
-use crate::limits::gcra::Bucket;
+use crate::limits::gcra::{Bucket, Nanos};
 use crate::limits::identity::{self, Identity, Source};
 use crate::limits::matching::Request;
 use crate::limits::table::{Place, PlaceHasher};
@@ -39,6 +39,8 @@ pub(super) struct Planned {
     pub(super) is_ceiling: bool,
     /// Somebody needs the result after the request was admitted.
     pub(super) keeps: bool,
+    /// The bucket's arrival time after tokens were taken from it.
+    pub(super) taken: Option<Nanos>,
 }
 
 /// The client, looked into as far as somebody asks.
@@ -151,6 +153,7 @@ impl Rule {
                 cost: limit.cost.default,
                 is_ceiling,
                 keeps: limit.headers || !limit.cost.status.is_empty(),
+                taken: None,
             });
         };
         let mut has_own_key = false;

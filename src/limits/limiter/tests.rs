@@ -403,3 +403,37 @@ fn a_clock_set_forward_by_an_hour_fills_buckets_once() {
     world.now += 3_600 * SECOND;
     assert_eq!(world.admitted(&LOGIN, 99), 5);
 }
+
+#[test]
+fn a_refusal_gives_back_only_what_was_taken() {
+    let mut world = World::new(
+        r#"{"limits_table": {"on_contention": "admit"}, "limits": [
+            {"name": "wide", "apply": "all", "anonymous": {"requests": 6, "per": "1m"}},
+            {"name": "narrow", "anonymous": {"requests": 3, "per": "1m"}}]}"#,
+    );
+    assert_eq!(world.admitted(&LOGIN, 3), 3);
+    // Nothing could be taken from the wide one, and the narrow one refuses.
+    world.shared.fail_next = table::MAX_TRIES;
+    assert!(!world.admits(&LOGIN));
+    world.apply(r#"{"limits": [{"name": "narrow", "mode": "shadow"}], "resets": []}"#);
+    assert_eq!(world.admitted(&LOGIN, 9), 3, "six in all");
+}
+
+#[test]
+fn each_limit_in_shadow_counts_a_request_once_and_is_charged_only_for_what_it_would_admit() {
+    let limits = r#"
+        {"name": "api", "mode": "shadow", "apply": "all", "key": "identity",
+         "anonymous": {"requests": 9, "per": "1m"}, "authenticated": {"requests": 2, "per": "1m"},
+         "ceiling": {"requests": 4, "per": "1m"}},
+        {"name": "other", "mode": "shadow", "apply": "all", "anonymous": {"requests": 1, "per": "1m"}}"#;
+    let counts = |name| {
+        let mut world = World::with(limits);
+        let alice = Asks { properties: &[(SUB, b"alice")], ..LOGIN };
+        assert_eq!(world.admitted(&alice, 5), 5);
+        assert_eq!(world.admitted(&Asks { properties: &[(SUB, b"bob")], ..LOGIN }, 2), 2);
+        world.counts(name)
+    };
+    // Three of hers would have been refused, and left the address its ceiling of four.
+    assert_eq!(counts("api"), RuleCounts { admitted: 4, refused: 0, shadow: 3 });
+    assert_eq!(counts("other"), RuleCounts { admitted: 1, refused: 0, shadow: 6 });
+}
