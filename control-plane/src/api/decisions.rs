@@ -14,9 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::terms::{RawTerms, Terms};
-use super::{
-    AppState, MAX_JSON_BYTES, Params, Problem, ProblemBody, fault, json, read_body, summary,
-};
+use super::{AppState, Params, Problem, ProblemBody, fault, json, summary};
 use crate::auth::Identity;
 use crate::hub::ChangeError;
 use crate::model::{Action, Decision, DecisionId};
@@ -140,8 +138,7 @@ pub(crate) async fn add(
     body: Body,
 ) -> Result<Json<AddResponse>, Problem> {
     params.finish()?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: AddRequest = json(&body)?;
+    let request: AddRequest = json(&headers, body).await?;
     let now = app.clock.now();
     let mut faults = Vec::new();
     let targets = check_targets(&request.targets, &mut faults);
@@ -215,8 +212,7 @@ pub(crate) async fn remove(
     body: Body,
 ) -> Result<Json<RemoveResponse>, Problem> {
     params.finish()?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: RemoveRequest = json(&body)?;
+    let request: RemoveRequest = json(&headers, body).await?;
     let mut faults = Vec::new();
     let which = match (request.targets, request.action, request.ids) {
         (Some(targets), Some(action), None) => {

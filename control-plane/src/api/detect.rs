@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppState, MAX_JSON_BYTES, Params, Problem, ProblemBody, fault, json, read_body};
+use super::{AppState, Params, Problem, ProblemBody, fault, json_or_default};
 use crate::auth::Identity;
 use crate::detect::Flag;
 use crate::detect::pass::run::{hour_start, last_complete};
@@ -83,8 +83,7 @@ pub(crate) async fn detect(
     body: Body,
 ) -> Result<Json<DetectResponse>, Problem> {
     params.finish()?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: DetectRequest = if body.is_empty() { Default::default() } else { json(&body)? };
+    let request: DetectRequest = json_or_default(&headers, body).await?;
     let now = app.clock.now();
     let hour = match &request.hour {
         None => last_complete(now),

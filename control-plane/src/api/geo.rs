@@ -11,7 +11,7 @@ use ipwarden::address::fold;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppState, MAX_JSON_BYTES, Params, Problem, ProblemBody, fault, json, read_body};
+use super::{AppState, Params, Problem, ProblemBody, fault, json};
 use crate::app::App;
 use crate::geo::{Databases, Located, NoData};
 
@@ -102,8 +102,7 @@ pub(crate) async fn locate_all(
     body: Body,
 ) -> Result<Json<AllLocated>, Problem> {
     params.finish()?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let Addresses { ips } = json(&body)?;
+    let Addresses { ips } = json(&headers, body).await?;
     if ips.len() > MAX_ADDRESSES {
         let detail = format!("{} addresses: at most {MAX_ADDRESSES} at once", ips.len());
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));

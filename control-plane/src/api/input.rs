@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header, request};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{DEFAULT_PAGE, PAGE};
+use super::{DEFAULT_PAGE, MAX_JSON_BYTES, PAGE};
 use crate::problem::{Fault, Problem, fault};
 
 /// The parameters of a query string. Take what you know, then [`Params::finish`].
@@ -135,8 +135,25 @@ pub(crate) async fn read_body(
     })
 }
 
-/// Reads a JSON body; an unknown field is an error that names it.
-pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// Reads a JSON body of at most [`MAX_JSON_BYTES`].
+pub(crate) async fn json<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Problem> {
+    parse(&read_body(headers, body, MAX_JSON_BYTES).await?)
+}
+
+/// The same where no body at all says as much as one that leaves everything out.
+pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Problem> {
+    let body = read_body(headers, body, MAX_JSON_BYTES).await?;
+    if body.is_empty() { Ok(T::default()) } else { parse(&body) }
+}
+
+/// Reads JSON of a body that has a bound of its own; an unknown field is an error that names it.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         Problem::bad_request("the body is not the JSON that is expected here")
             .with(vec![fault("body", error.to_string())])

@@ -201,8 +201,7 @@ pub(crate) async fn set_mode(
 ) -> Result<Json<ModeSet>, Problem> {
     params.finish()?;
     check_name(&name)?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: ModeRequest = json(&body)?;
+    let request: ModeRequest = json(&headers, body).await?;
     check_known(&app, &name).await?;
     let mode = Mode::from(request.mode);
     let audit = NewAudit {
@@ -313,8 +312,7 @@ pub(crate) async fn reset(
     body: Body,
 ) -> Result<Json<ResetMade>, Problem> {
     params.finish()?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let ResetRequest { key, limit } = json(&body)?;
+    let ResetRequest { key, limit } = json(&headers, body).await?;
     let mut faults = Vec::new();
     let key = keys::check(&key).map_err(|error| faults.push(fault("key", error.to_string())));
     if limit.as_deref().is_some_and(|name| !is_name(name)) {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-pub(crate) use self::input::{Params, json, read_body};
+pub(crate) use self::input::{Params, json, json_or_default, parse, read_body};
 pub(crate) use crate::problem::{Problem, ProblemBody, fault};
 
 /// What handlers are given.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::stream::named;
-use super::{AppState, Params, Problem, ProblemBody, fault, json, read_body};
+use super::{AppState, Params, Problem, ProblemBody, fault, parse, read_body};
 use crate::limits::reports::MAX_REPORT_BYTES;
 use crate::limits::{NAME_EXPECTED, view};
 use crate::model::Proxy;
@@ -77,7 +77,7 @@ pub(crate) async fn report_limits(
     let body = read_body(&headers, body, MAX_REPORT_BYTES).await?;
     // What this version does not know of a limit is shown all the same: the proxy's filter
     // may be a later one.
-    let report: LimitsReport = json(&body)?;
+    let report: LimitsReport = parse(&body)?;
     let mut faults = Vec::new();
     if report.limits.len() > MAX_LIMITS {
         let found = report.limits.len();

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::decisions::{Warning, without_effect};
 use super::terms::lifetime;
-use super::{AppState, MAX_JSON_BYTES, Params, Problem, ProblemBody, fault, json, read_body};
+use super::{AppState, Params, Problem, ProblemBody, fault, json_or_default};
 use crate::auth::Identity;
 use crate::model::{Action, Decision};
 use crate::suspects::judge::Judged;
@@ -138,8 +138,7 @@ pub(crate) async fn confirm(
 ) -> Result<Json<JudgedSuspect>, Problem> {
     params.finish()?;
     let id = number(&id)?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: ConfirmRequest = if body.is_empty() { Default::default() } else { json(&body)? };
+    let request: ConfirmRequest = json_or_default(&headers, body).await?;
     let lifetime = checked("for", request.lifetime.as_deref())?;
     let now = app.clock.now();
     let judged = app.suspects.confirm(id, lifetime, identity.name, now).await?;
@@ -175,8 +174,7 @@ pub(crate) async fn dismiss(
 ) -> Result<Json<JudgedSuspect>, Problem> {
     params.finish()?;
     let id = number(&id)?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: DismissRequest = if body.is_empty() { Default::default() } else { json(&body)? };
+    let request: DismissRequest = json_or_default(&headers, body).await?;
     let allow = checked("allow", request.allow.as_deref())?;
     let judged = app.suspects.dismiss(id, allow, identity.name, app.clock.now()).await?;
     let judged = judged.ok_or_else(|| not_found(id))?;

@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppState, MAX_JSON_BYTES, Params, Problem, ProblemBody, fault, json, read_body};
+use super::{AppState, Params, Problem, ProblemBody, fault, json};
 use crate::app::uncancelled;
 use crate::auth::{AuthError, Identity};
 use crate::model::{Role, Token};
@@ -75,8 +75,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<Created>), Problem> {
     params.finish()?;
-    let body = read_body(&headers, body, MAX_JSON_BYTES).await?;
-    let request: CreateRequest = json(&body)?;
+    let request: CreateRequest = json(&headers, body).await?;
     if !is_name(&request.name) {
         let message = format!("expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' or '.'");
         return Err(Problem::unacceptable(vec![fault("name", message)]));
