@@ -50,8 +50,8 @@ pub enum Judgement {
     /// To be sent to the site of its country, or in shadow mode would be.
     Redirect(Box<Redirect>),
     /// A rule needs to know where the client is, which is being asked: the request may wait
-    /// until the answer comes, [`Engine::wait_us`] at most, and is then judged again by
-    /// [`Engine::judge_waited`].
+    /// until the answer comes, [`Engine::wait_us`] at most, and is then judged again
+    /// ([`Turn::Waited`]).
     Wait,
 }
 
@@ -63,6 +63,15 @@ pub struct Redirect {
     is_shadow: bool,
     /// What limits said before.
     ruling: Option<Box<Ruling>>,
+}
+
+/// Whether a request may still wait for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It has not waited yet.
+    First,
+    /// It has waited: it is judged by what is known now.
+    Waited,
 }
 
 impl Judgement {
@@ -104,7 +113,7 @@ impl Judgement {
         }
     }
 
-    /// Whether the request ends here, with what [`Engine::refusal`] says.
+    /// Whether the request ends here, with what [`Engine::reply`] says.
     #[must_use]
     pub fn replies(&self) -> bool {
         let verdict = self.verdict();
@@ -313,32 +322,7 @@ impl Engine {
         request: &Request<'_>,
         now: UnixSeconds,
         clock: &mut dyn FnMut() -> Nanos,
-    ) -> Judgement {
-        let may_wait = self.config.geo.as_ref().is_some_and(|geo| !geo.wait.is_zero());
-        self.judge_once(shared, client, request, now, clock, may_wait)
-    }
-
-    /// Judges a request that has waited, with what is known now.
-    pub fn judge_waited(
-        &mut self,
-        shared: &mut dyn SharedData,
-        client: Client,
-        request: &Request<'_>,
-        now: UnixSeconds,
-        clock: &mut dyn FnMut() -> Nanos,
-    ) -> Judgement {
-        self.judge_once(shared, client, request, now, clock, false)
-    }
-
-    #[inline]
-    fn judge_once(
-        &mut self,
-        shared: &mut dyn SharedData,
-        client: Client,
-        request: &Request<'_>,
-        now: UnixSeconds,
-        clock: &mut dyn FnMut() -> Nanos,
-        may_wait: bool,
+        turn: Turn,
     ) -> Judgement {
         if !self.awake {
             self.wake(shared);
@@ -358,6 +342,7 @@ impl Engine {
         }
         if let (Some(geo), Some(ip)) = (&mut self.geo, client.ip) {
             let located = geo.locate(shared, ip, u64::from(now) * 1_000);
+            let may_wait = turn == Turn::First && !self.wait().is_zero();
             let waits = may_wait && located == Located::Pending && self.needs_place(request);
             request.set_located(located);
             if waits {
@@ -396,8 +381,11 @@ impl Engine {
     /// How long a request may wait ([`Judgement::Wait`]), in microseconds.
     #[must_use]
     pub fn wait_us(&self) -> u64 {
-        let wait = self.config.geo.as_ref().map_or(Duration::ZERO, |geo| geo.wait);
-        u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(self.wait().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn wait(&self) -> Duration {
+        self.config.geo.as_ref().map_or(Duration::ZERO, |geo| geo.wait)
     }
 
     /// Whether a request that waits has something to wait for.
@@ -442,10 +430,10 @@ impl Engine {
         (!standings.is_empty()).then(|| ratelimit_headers(&standings))
     }
 
-    /// What the client of a refused request is told, for these `accept` and `content-type`
-    /// headers; `None` for an admitted one.
+    /// What the client of a request that is refused or redirected is told, for these `accept`
+    /// and `content-type` headers; `None` for one that goes on.
     #[must_use]
-    pub fn refusal(
+    pub fn reply(
         &self,
         judgement: &Judgement,
         accept: &[u8],
@@ -787,7 +775,14 @@ mod tests {
     ) -> Judgement {
         let (lines, properties) = (Lines(&[]), Properties::new(&[]));
         let request = Request::new(b"GET", b"site.example", path.as_bytes(), &lines, &properties);
-        engine.judge(shared, Client { ip, peer: ip }, &request, now, &mut || 1_000_000_000_000)
+        engine.judge(
+            shared,
+            Client { ip, peer: ip },
+            &request,
+            now,
+            &mut || 1_000_000_000_000,
+            Turn::First,
+        )
     }
 
     fn tick(engine: &mut Engine, shared: &mut MemoryShared, now_us: u64) -> Ticked {
@@ -867,14 +862,14 @@ mod tests {
         worker.start(&mut shared);
         let judgement = judge(&mut worker, &mut shared, ip("192.0.2.1"), "/", 0);
         assert_eq!(judgement.verdict(), Verdict::Unready);
-        assert_eq!(worker.refusal(&judgement, b"", b"").unwrap().status, 503);
+        assert_eq!(worker.reply(&judgement, b"", b"").unwrap().status, 503);
         feed(&mut worker, &mut shared, 1, &set(0, &[]));
         tick(&mut worker, &mut shared, 2);
         assert!(matches!(
             judge(&mut worker, &mut shared, ip("192.0.2.1"), "/", 0),
             Judgement::Admit
         ));
-        assert_eq!(worker.refusal(&Judgement::Block(9), b"", b"").unwrap().status, 451);
+        assert_eq!(worker.reply(&Judgement::Block(9), b"", b"").unwrap().status, 451);
     }
 
     #[test]
@@ -1022,7 +1017,7 @@ mod tests {
         let headers = worker.responded(&mut shared, &mut first, 200, 0).unwrap();
         assert_eq!(headers.each_ref().map(|(name, _)| *name), ["ratelimit-policy", "ratelimit"]);
         let second = judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0);
-        let response = worker.refusal(&second, b"", b"").unwrap();
+        let response = worker.reply(&second, b"", b"").unwrap();
         assert_eq!((response.status, second.rule()), (429, &b"api"[..]));
         let retry = response.headers.iter().find(|(name, _)| *name == "retry-after").unwrap();
         assert_eq!(retry.1, "60");

@@ -10,7 +10,7 @@ use super::abi::{self, HostShared, Map};
 use super::headers::{Fields, Headers, OURS};
 use super::{Judged, Plugin, Properties, client};
 use crate::client_ip::Source;
-use crate::engine::{Call, Judgement, Ticked};
+use crate::engine::{Call, Judgement, Ticked, Turn};
 use crate::geo::{Located, Outcome};
 use crate::limits::identity;
 use crate::limits::matching::Request;
@@ -221,12 +221,13 @@ impl Plugin {
         let fields = Fields::pick(headers.clone());
         let request = Request::new(fields.method, fields.host, fields.path, &headers, &Properties);
         let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
-        let judgement = self.engine.judge_waited(
+        let judgement = self.engine.judge(
             &mut HostShared,
             client,
             &request,
             now_s,
             &mut abi::monotonic_ns,
+            Turn::Waited,
         );
         let judged = Judged {
             started_us: 0,

@@ -26,7 +26,7 @@ use crate::client_ip::{self, Source};
 use crate::config::{self, Token};
 use crate::decisions::replica::Outcome;
 use crate::decisions::wire;
-use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, To, Worker};
+use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, To, Turn, Worker};
 use crate::geo::provider::MAX_ANSWER_BYTES;
 use crate::geo::{Country, Failure, Gauges, Located};
 use crate::limits::identity;
@@ -461,8 +461,14 @@ impl HttpContext for Stream {
         let fields = Fields::pick(headers.clone());
         let request = Request::new(fields.method, fields.host, fields.path, &headers, &Properties);
         let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
-        let judgement =
-            plugin.engine.judge(&mut HostShared, client, &request, now_s, &mut abi::monotonic_ns);
+        let judgement = plugin.engine.judge(
+            &mut HostShared,
+            client,
+            &request,
+            now_s,
+            &mut abi::monotonic_ns,
+            Turn::First,
+        );
         let started_us = now_ns / 1_000;
         let judged = self.state.insert(Judged {
             started_us,
@@ -481,12 +487,13 @@ impl HttpContext for Stream {
                 return Action::Pause;
             }
             // Too many wait already.
-            judged.judgement = plugin.engine.judge_waited(
+            judged.judgement = plugin.engine.judge(
                 &mut HostShared,
                 client,
                 &request,
                 now_s,
                 &mut abi::monotonic_ns,
+                Turn::Waited,
             );
         }
         judged.located = request.located().cloned();
@@ -600,7 +607,7 @@ impl Plugin {
                 _ => {}
             }
         }
-        let Some(response) = self.engine.refusal(&judged.judgement, accept, content_type) else {
+        let Some(response) = self.engine.reply(&judged.judgement, accept, content_type) else {
             return Action::Continue;
         };
         let sent = abi::reply(
