@@ -136,6 +136,7 @@ pub struct Service {
     app: Arc<App>,
     acceptor: JoinHandle<Connections>,
     housekeeper: JoinHandle<()>,
+    judge: JoinHandle<()>,
     writer: Writer,
     feed: Feed,
     watcher: Watcher,
@@ -227,8 +228,9 @@ impl Service {
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
         let pass = app.pass.clone().keep(app.hub.clone());
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, judge.run(), pass);
+            tokio::join!(house, geo, pass);
         });
+        let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();
         tracing::info!(
             version = ipwarden::VERSION,
@@ -236,7 +238,7 @@ impl Service {
             revision = revision.number,
             "listening on http://{address}"
         );
-        Ok(Self { address, app, acceptor, housekeeper, writer, feed, watcher, _lock: lock })
+        Ok(Self { address, app, acceptor, housekeeper, judge, writer, feed, watcher, _lock: lock })
     }
 
     /// Where it listens, with the port that the system chose for port 0.
@@ -268,6 +270,9 @@ impl Service {
             let feed = self.feed;
             let _ = tokio::task::spawn_blocking(move || feed.stop()).await;
             self.watcher.finish().await;
+            // The last flags are raised now.
+            self.app.suspects.stop();
+            let _ = self.judge.await;
             if let Err(error) = self.app.auth.note_use().await {
                 tracing::warn!("uses of tokens could not be noted: {error}");
             }

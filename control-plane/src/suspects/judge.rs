@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ipwarden::address::display_target;
 use jiff::Timestamp;
-use tokio::sync::{MutexGuard, Notify, mpsc};
+use tokio::sync::{MutexGuard, Notify, mpsc, watch};
 
 use super::words;
 use super::{Closing, Noted, Sighting, Status, Suspect};
@@ -51,6 +51,8 @@ struct Inner {
     queue: mpsc::Sender<Vec<Flag>>,
     queued: AtomicUsize,
     wake: Notify,
+    /// True once nobody raises flags any more.
+    ended: watch::Sender<bool>,
     state: Arc<dyn StateStore>,
     hub: Hub,
     clock: Clock,
@@ -109,6 +111,7 @@ impl Suspects {
             queue,
             queued: AtomicUsize::new(0),
             wake: Notify::new(),
+            ended: watch::Sender::new(false),
             state,
             hub,
             clock,
@@ -131,6 +134,12 @@ impl Suspects {
     /// Has the judge look at suspects that somebody else noted.
     pub fn look(&self) {
         self.0.wake.notify_one();
+    }
+
+    /// Ends the judge once it has noted what waits. To be called when those who raise flags
+    /// have ended: flags that come later are lost.
+    pub fn stop(&self) {
+        self.0.ended.send_replace(true);
     }
 
     /// A person agrees: the target is blocked, for `lifetime` or as long as the policy would
@@ -268,21 +277,21 @@ impl FlagSink for Suspects {
 }
 
 impl Judge {
-    /// Runs until the service stops; what waits then is still noted.
+    /// Runs until [`Suspects::stop`]; what waits then is still noted.
     pub async fn run(mut self) {
         let suspects = self.suspects.clone();
         let mut places = Places::new(self.geo.clone());
         // What was noted before a crash and not decided.
         self.judge_all().await;
-        let stopping = suspects.0.hub.stopping();
-        tokio::pin!(stopping);
+        let ended = suspects.0.ended();
+        tokio::pin!(ended);
         let mut messages = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 _ = self.flags.recv_many(&mut messages, NOTE_FLAGS) => {}
                 () = suspects.0.wake.notified() => {}
-                () = &mut stopping => break,
+                () = &mut ended => break,
             }
             self.note(&mut messages, &mut places).await;
             self.judge_all().await;
@@ -341,6 +350,12 @@ pub(crate) fn sighting(flag: Flag, places: &mut Places) -> Sighting {
 }
 
 impl Inner {
+    /// Waits until nobody raises flags any more.
+    async fn ended(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
     /// Notes flags, trying again for a while when the store can't.
     async fn note(&self, sightings: Vec<Sighting>) {
         let count = sightings.len();
@@ -354,7 +369,7 @@ impl Inner {
                     tracing::warn!(flags = count, "flags can't be noted, trying again: {error}");
                     tokio::select! {
                         () = tokio::time::sleep(RETRY) => {}
-                        () = self.hub.stopping() => break,
+                        () = self.ended() => break,
                     }
                 }
             }

@@ -1,5 +1,7 @@
 //! The hourly pass over what was shipped.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipwarden::record::{BatchHeader, Record, Verdict, wire};
@@ -7,10 +9,28 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Running, START, faults, ok, problem};
+use crate::support::{Running, START, faults, ok, problem, until};
 
-/// Ships so many requests of a client, one a second from the start on.
-async fn ship(running: &Running, number: u64, client: &str, paths: &[&str]) {
+/// A request as a proxy reports it.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    client: &'a str,
+    /// After the start.
+    second: u64,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    agent: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    fn get(client: &'a str, second: u64, path: &'a str, status: u16) -> Self {
+        Self { client, second, method: "GET", path, status, agent: "curl/8" }
+    }
+}
+
+/// Ships requests in one batch.
+async fn ship_all(running: &Running, number: u64, asked: &[Asked<'_>]) {
     let start = START.parse::<Timestamp>().unwrap().as_microsecond().cast_unsigned();
     let header = BatchHeader {
         stream: 7,
@@ -26,24 +46,24 @@ async fn ship(running: &Running, number: u64, client: &str, paths: &[&str]) {
     };
     let mut records = Vec::new();
     let mut previous = start;
-    for (second, path) in (0u64..).zip(paths) {
+    for asked in asked {
         let record = Record {
-            time_us: start + second * 1_000_000,
-            ip: Some(client.parse().unwrap()),
+            time_us: start + asked.second * 1_000_000,
+            ip: Some(asked.client.parse().unwrap()),
             verdict: Verdict::Admitted,
             weight: 1,
             decision: 0,
             rule: b"",
-            method: b"GET",
+            method: asked.method.as_bytes(),
             host: b"shop.example",
-            path: path.as_bytes(),
+            path: asked.path.as_bytes(),
             query: b"",
-            status: 200,
+            status: asked.status,
             flags: 0,
             duration_us: 1_000,
             bytes_in: 100,
             bytes_out: 200,
-            user_agent: b"curl/8",
+            user_agent: asked.agent.as_bytes(),
             request_id: b"",
             country: None,
             city: b"",
@@ -53,8 +73,21 @@ async fn ship(running: &Running, number: u64, client: &str, paths: &[&str]) {
         wire::put_record(&mut records, previous, &record);
         previous = record.time_us;
     }
-    let batch = wire::encode(&header, start, paths.len() as u32, &records);
+    let batch = wire::encode(&header, start, asked.len() as u32, &records);
     assert_eq!(running.ship(batch).await.status(), 200);
+}
+
+/// Ships so many requests of a client, one a second from the start on.
+async fn ship(running: &Running, number: u64, client: &str, paths: &[&str]) {
+    let asked: Vec<Asked<'_>> =
+        (0..).zip(paths).map(|(second, path)| Asked::get(client, second, path, 200)).collect();
+    ship_all(running, number, &asked).await;
+}
+
+/// Waits until the detectors have looked at so many requests.
+async fn observed(running: &Running, requests: u64) {
+    let metrics = Arc::clone(&running.service.app().metrics);
+    until(|| metrics.detect.observed.get() >= requests).await;
 }
 
 async fn with_traffic() -> Running {
@@ -141,4 +174,100 @@ async fn what_is_no_hour_or_has_not_begun_is_refused() {
     }
     problem(running.proxy(Method::POST, "/v1/detect"), 403).await;
     ok(running.admin(Method::POST, "/v1/detect")).await;
+}
+
+#[tokio::test]
+async fn what_detectors_hold_back_is_noted_when_the_service_stops() {
+    let running = Running::start().await;
+    let paths: Vec<String> = (0..17).map(|n| format!("/missing/{n}")).collect();
+    let asked: Vec<Asked<'_>> =
+        paths.iter().map(|path| Asked::get("203.0.113.7", 0, path, 404)).collect();
+    ship_all(&running, 1, &asked).await;
+    let running = running.restart().await;
+    let suspects = running.get("/v1/suspects").await;
+    // The eleventh page flags; those after it are counted with the next flag, or at the end.
+    assert_eq!(suspects["suspects"][0]["reasons"][0]["count"], 17, "{suspects}");
+}
+
+/// An hour of five clients that mean no harm.
+fn harmless() -> Vec<(u64, String, &'static str, String, u16, String)> {
+    let mut asked = Vec::new();
+    // An office behind one address: 40 programs, 600 requests, the odd missing page or icon.
+    for n in 0..600 {
+        let (method, path, status) = match n % 100 {
+            3 | 57 => ("GET", format!("/missing/{n}"), 404),
+            11..=15 => ("GET", format!("/img/{n}.png"), 404),
+            31 => ("POST", "/login".to_owned(), 401),
+            _ => ("GET", format!("/page/{}", n * 7 % 300), 200),
+        };
+        let agent = format!("Mozilla/5.0 (Windows NT 10.0) Chrome/{}.0", 100 + n * 7 % 40);
+        asked.push((n * 6, "198.51.100.1".to_owned(), method, path, status, agent));
+    }
+    for n in 0..120 {
+        let agent = "kube-probe/1.31".to_owned();
+        asked.push((n * 30, "198.51.100.2".to_owned(), "GET", "/healthz".to_owned(), 200, agent));
+    }
+    // A crawler of a published network, and not a shy one.
+    for n in 0..1_200 {
+        let status = if n % 10 == 0 { 404 } else { 200 };
+        let agent = "Mozilla/5.0 (compatible; Googlebot/2.1)".to_owned();
+        asked.push((n * 3, "66.249.66.1".to_owned(), "GET", format!("/p/{n}"), status, agent));
+    }
+    for n in 0..900 {
+        let (path, agent) = (format!("/api/v1/orders/{n}"), "orders-client/3.2".to_owned());
+        asked.push((n * 4, "198.51.100.4".to_owned(), "GET", path, 200, agent));
+    }
+    for n in 0..20 {
+        let agent = "Mozilla/5.0 (X11; Linux x86_64) Firefox/145.0".to_owned();
+        asked.push((n * 60, "198.51.100.5".to_owned(), "GET", "/old/page".to_owned(), 404, agent));
+    }
+    asked.sort();
+    asked
+}
+
+#[tokio::test]
+async fn of_five_harmless_clients_none_is_blocked() {
+    let running = Running::start().await;
+    let asked = harmless();
+    let asked: Vec<Asked<'_>> = asked
+        .iter()
+        .map(|(second, client, method, path, status, agent)| Asked {
+            client,
+            second: *second,
+            method,
+            path,
+            status: *status,
+            agent,
+        })
+        .collect();
+    for (number, batch) in (1..).zip(asked.chunks(500)) {
+        ship_all(&running, number, batch).await;
+    }
+    observed(&running, asked.len() as u64).await;
+    running.clock.advance(Duration::from_secs(3_700));
+    running.post("/v1/detect", json!({})).await;
+    let page = running.get("/v1/suspects").await;
+    let listed: BTreeMap<&str, Vec<&str>> = page["suspects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|suspect| {
+            let reasons = suspect["reasons"].as_array().unwrap();
+            let rules = reasons.iter().map(|reason| reason["rule"].as_str().unwrap());
+            (suspect["target"].as_str().unwrap(), rules.collect())
+        })
+        .collect();
+    // For review, all of severity low: more than a hundred requests in an hour (which is the
+    // original rule), and the office for its visits of /login.
+    let expected = BTreeMap::from([
+        ("198.51.100.1", vec!["hourly-volume", "sensitive-path"]),
+        ("198.51.100.2", vec!["hourly-volume"]),
+        ("198.51.100.4", vec!["hourly-volume"]),
+        ("66.249.66.1", vec!["hourly-volume"]),
+    ]);
+    assert_eq!(listed, expected);
+    for suspect in page["suspects"].as_array().unwrap() {
+        assert_eq!((&suspect["severity"], &suspect["decision"]), (&json!("low"), &Value::Null));
+    }
+    assert_eq!(running.get("/v1/decisions").await["total"], 0);
 }

@@ -83,6 +83,8 @@ pub struct Options {
     pub envoy_starts: bool,
     /// Whether the site's listener comes from a file that can be replaced (LDS).
     pub dynamic: bool,
+    /// `ipwarden.toml` of the control plane; none when empty.
+    pub settings: String,
 }
 
 impl Default for Options {
@@ -99,6 +101,7 @@ impl Default for Options {
             token: None,
             envoy_starts: true,
             dynamic: false,
+            settings: String::new(),
         }
     }
 }
@@ -176,6 +179,10 @@ impl System {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_control_plane(&mut self) {
+        if !self.options.settings.is_empty() {
+            let file = self.directory.path().join("ipwarden.toml");
+            std::fs::write(file, &self.options.settings).expect("the settings");
+        }
         let child = Command::new(program("E2E_BIN", "target/debug/ipwarden"))
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.api_port), "--data-dir"])
             .arg(self.data_dir())

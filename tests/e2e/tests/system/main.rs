@@ -2,6 +2,7 @@
 
 mod command_line;
 mod decisions;
+mod detect;
 mod failures;
 mod figures;
 mod geo;
