@@ -18,7 +18,7 @@ use crate::limits::limiter::{Client, Limiter, Outcome as LimitOutcome, RuleCount
 use crate::limits::matching::Request;
 use crate::limits::table::{Counts as TableCounts, Fill};
 use crate::limits::{GrpcStatus, Mode, Standing};
-use crate::record::buffer::{Buffer, Cause, Policy};
+use crate::record::buffer::{Buffer, Cause, Policy, Requester};
 use crate::record::delivery::{self, Answer as ShipAnswer, Delivery, Identity, Shipment};
 use crate::record::{Record, Verdict};
 use crate::refusal::{self, Refusal, Response, ratelimit_headers};
@@ -259,8 +259,12 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, worker: Worker) -> Self {
         let namespace = namespace(&config);
-        let identity =
-            Identity { stream: worker.id, started_us: worker.started_us, proxy: worker.proxy };
+        let identity = Identity {
+            stream: worker.id,
+            started_us: worker.started_us,
+            proxy: worker.proxy,
+            key: None,
+        };
         Self {
             follower: Follower::new(&namespace),
             replicator: Replicator::new(&namespace, worker.id),
@@ -475,7 +479,7 @@ impl Engine {
         match ip {
             Some(ip) if verdict.is_refusal() => {
                 let cause = Cause::new(judgement.decision(), judgement.rule());
-                self.buffer.absorb(ip, verdict, cause, now_us)
+                self.buffer.absorb(Requester { ip, opted_out: false }, verdict, cause, now_us)
             }
             _ => false,
         }
@@ -484,7 +488,7 @@ impl Engine {
     /// Records a request. Returns the requests whose records had to be dropped for it.
     pub fn record(&mut self, record: &Record<'_>, now_us: u64) -> u64 {
         let before = self.buffer.totals().lost;
-        self.buffer.push(record, now_us);
+        self.buffer.push(record.ip, record, now_us);
         self.buffer.shed(self.delivery.outgoing_bytes());
         self.buffer.totals().lost - before
     }

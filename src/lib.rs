@@ -14,6 +14,7 @@
 //! | [`decisions`] | the compiled table, its wire format, its replication through shared data |
 //! | [`limits`] | token buckets: matching, keys, the bounded table in shared data |
 //! | [`geo`] | where clients are: caches, look-ups, redirects to the site of a country |
+//! | [`privacy`] | truncated addresses, pseudonyms |
 //! | [`record`] | request records: wire format, bounded buffer, delivery |
 //! | [`refusal`] | what a refused client is told |
 //! | [`engine`] | one request through all of the above |
@@ -32,6 +33,7 @@ pub mod duration;
 pub mod engine;
 pub mod geo;
 pub mod limits;
+pub mod privacy;
 pub mod record;
 pub mod refusal;
 pub mod shared;

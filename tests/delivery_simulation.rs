@@ -11,7 +11,8 @@ mod support;
 use std::collections::{HashMap, HashSet};
 
 use ipwarden::decisions::Revision;
-use ipwarden::record::buffer::{Buffer, Cause, Policy};
+use ipwarden::privacy::AddressForm;
+use ipwarden::record::buffer::{Buffer, Cause, Policy, Requester};
 use ipwarden::record::delivery::{Answer, Delivery, Identity, Shipment};
 use ipwarden::record::{Record, Verdict, wire};
 use support::Random;
@@ -58,7 +59,7 @@ fn run(seed: u64) -> (u64, u64, u64) {
         skip_paths: vec![b"/skip".to_vec()],
     });
     let mut delivery =
-        Delivery::new(Identity { stream: seed, started_us: 1, proxy: "p".to_owned() });
+        Delivery::new(Identity { stream: seed, started_us: 1, proxy: "p".to_owned(), key: None });
     let mut store = Store::default();
     let mut network: Vec<Shipment> = Vec::new();
     let mut now_us = 1_000_000_000;
@@ -83,7 +84,8 @@ fn run(seed: u64) -> (u64, u64, u64) {
                 let ip = std::net::IpAddr::V4((random.below(5) as u32).into());
                 let verdict = if refused { Verdict::Blocked } else { Verdict::Admitted };
                 let decision = if refused { 7 } else { 0 };
-                if refused && buffer.absorb(ip, verdict, Cause::new(decision, b""), now_us) {
+                let from = Requester { ip, opted_out: false };
+                if refused && buffer.absorb(from, verdict, Cause::new(decision, b""), now_us) {
                     continue;
                 }
                 let path: &[u8] = [&b"/"[..], b"/admin", b"/skip", b"/a/long/path/to/somewhere"]
@@ -91,6 +93,8 @@ fn run(seed: u64) -> (u64, u64, u64) {
                 let record = Record {
                     time_us: now_us,
                     ip: Some(ip),
+                    form: AddressForm::Full,
+                    opted_out: false,
                     verdict,
                     weight: 1,
                     decision,
@@ -111,7 +115,7 @@ fn run(seed: u64) -> (u64, u64, u64) {
                     asn: None,
                     identity: b"",
                 };
-                buffer.push(&record, now_us);
+                buffer.push(record.ip, &record, now_us);
                 buffer.shed(delivery.outgoing_bytes());
             }
         } else {

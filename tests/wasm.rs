@@ -170,6 +170,8 @@ mod pure {
         let sent = Record {
             time_us: 1_800_000_000_000_001,
             ip: Some(ip("2001:db8::1")),
+            form: ipwarden::privacy::AddressForm::Full,
+            opted_out: false,
             verdict: Verdict::Blocked,
             weight: u32::MAX,
             decision: 17,
@@ -197,6 +199,7 @@ mod pure {
             sent_us: sent.time_us + 1,
             proxy: b"edge-1",
             version: b"0.1.0",
+            key: None,
             applied: REVISION,
             seen: 1 << 40,
             lost: 0,

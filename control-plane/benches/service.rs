@@ -238,6 +238,7 @@ fn batch(stream: u64, number: u64) -> Vec<u8> {
         sent_us: base_us + 1_000_000,
         proxy: b"edge-1",
         version: b"0.1.0",
+        key: None,
         applied: Default::default(),
         seen: number * u64::from(BATCH_RECORDS),
         lost: 0,
@@ -253,6 +254,8 @@ fn batch(stream: u64, number: u64) -> Vec<u8> {
         let record = Record {
             time_us: previous + 2_000,
             ip: Some(std::net::Ipv4Addr::from(client % CLIENTS + FIRST_CLIENT).into()),
+            form: ipwarden::privacy::AddressForm::Full,
+            opted_out: false,
             verdict: if client.is_multiple_of(50) { Verdict::Blocked } else { Verdict::Admitted },
             weight: 1,
             decision: 0,

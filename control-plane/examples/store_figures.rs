@@ -156,6 +156,8 @@ impl Texts {
         Record {
             time_us: 1_700_000_000_000_000 + self.n * 10,
             ip: Some(address(address_of(self.n))),
+            form: ipwarden::privacy::AddressForm::Full,
+            opted_out: false,
             verdict: Verdict::Admitted,
             weight: 1,
             decision: 0,
@@ -187,6 +189,7 @@ fn header(number: u64) -> BatchHeader<'static> {
         sent_us: 0,
         proxy: b"edge-1",
         version: b"0.1.0",
+        key: None,
         applied: Revision::default(),
         seen: number * BATCH_RECORDS,
         lost: 0,

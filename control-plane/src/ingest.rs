@@ -475,6 +475,7 @@ mod tests {
             sent_us: 0,
             proxy: b"edge",
             version: b"0.1.0",
+            key: None,
             applied: Default::default(),
             seen: 1,
             lost: 0,
@@ -483,6 +484,8 @@ mod tests {
         let record = Record {
             time_us: 1,
             ip: None,
+            form: ipwarden::privacy::AddressForm::Full,
+            opted_out: false,
             verdict: Verdict::Admitted,
             weight: 1,
             decision: 0,

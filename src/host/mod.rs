@@ -640,6 +640,8 @@ impl Plugin {
         let record = Record {
             time_us: started_us,
             ip,
+            form: crate::privacy::AddressForm::Full,
+            opted_out: false,
             verdict,
             weight: 1,
             decision: judgement.map_or(0, Judgement::decision),

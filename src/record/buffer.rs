@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::wire::{self, put_record_head, put_record_tail};
+use super::wire::{self, Head, put_record_head, put_record_tail};
 use super::{Record, Verdict};
 
 /// Addresses whose floods are told apart at one time in one worker.
@@ -54,6 +54,16 @@ impl Cause {
     }
 }
 
+/// Whose requests they are. Known to this worker only: what is written is the address of the
+/// record, which may be truncated or a pseudonym.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Requester {
+    /// The client's address as it came.
+    pub ip: IpAddr,
+    /// See [`Record::opted_out`].
+    pub opted_out: bool,
+}
+
 /// A closed batch, waiting to be shipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
@@ -87,7 +97,7 @@ pub struct Buffer {
     opened_us: u64,
     sealed: VecDeque<Sealed>,
     sealed_bytes: usize,
-    floods: HashMap<(IpAddr, Verdict), Flood>,
+    floods: HashMap<(Requester, Verdict), Flood>,
     next_flood_end_us: u64,
     /// Ordinary requests since the last one that was kept.
     unsampled: u32,
@@ -98,10 +108,9 @@ pub struct Buffer {
 #[derive(Debug)]
 struct Flood {
     since_us: u64,
-    last_us: u64,
     cause: Cause,
-    decision: u32,
-    weight: u32,
+    /// Of the record that sums it up; the weight grows.
+    head: Head,
     /// The encoded fields that all of them share (taken from the first).
     tail: Vec<u8>,
 }
@@ -139,22 +148,22 @@ impl Buffer {
     /// Adds a refused request to a flood that is already known. `true` when that is all
     /// there is to do: the caller need not ask the host for the request's details.
     #[inline]
-    pub fn absorb(&mut self, ip: IpAddr, verdict: Verdict, cause: Cause, now_us: u64) -> bool {
-        if let Some(flood) = self.floods.get_mut(&(ip, verdict))
+    pub fn absorb(&mut self, from: Requester, verdict: Verdict, cause: Cause, now_us: u64) -> bool {
+        if let Some(flood) = self.floods.get_mut(&(from, verdict))
             && flood.cause == cause
             && now_us.wrapping_sub(flood.since_us) < FLOOD_WINDOW_US
-            && flood.weight < u32::MAX
+            && flood.head.weight < u32::MAX
         {
-            flood.weight += 1;
-            flood.last_us = now_us;
+            flood.head.weight += 1;
+            flood.head.time_us = now_us;
             self.totals.seen += 1;
             return true;
         }
         false
     }
 
-    /// Takes one request's record.
-    pub fn push(&mut self, record: &Record<'_>, now_us: u64) {
+    /// Takes one request's record; `ip` is the client's address as it came.
+    pub fn push(&mut self, ip: Option<IpAddr>, record: &Record<'_>, now_us: u64) {
         self.totals.seen += 1;
         if starts_with_any(record.path, &self.policy.skip_paths) {
             self.totals.skipped += 1;
@@ -163,7 +172,9 @@ impl Buffer {
         let mut record = *record;
         record.weight = 1;
         if record.verdict.is_refusal() {
-            self.note_flood(&record, now_us);
+            if let Some(ip) = ip {
+                self.note_flood(Requester { ip, opted_out: record.opted_out }, &record, now_us);
+            }
         } else if self.policy.sample > 1 && self.is_ordinary(&record) {
             self.unsampled += 1;
             if self.unsampled < self.policy.sample {
@@ -237,10 +248,9 @@ impl Buffer {
     }
 
     /// The first refusal of a second is recorded as it is; what follows is summed up.
-    fn note_flood(&mut self, record: &Record<'_>, now_us: u64) {
-        let Some(ip) = record.ip else { return };
-        if let Some(past) = self.floods.remove(&(ip, record.verdict)) {
-            self.write_flood(ip, record.verdict, &past, now_us);
+    fn note_flood(&mut self, from: Requester, record: &Record<'_>, now_us: u64) {
+        if let Some(past) = self.floods.remove(&(from, record.verdict)) {
+            self.write_flood(&past, now_us);
         }
         if self.floods.len() >= MAX_FLOODS {
             return;
@@ -258,13 +268,11 @@ impl Buffer {
         put_record_tail(&mut tail, &shared_by_all);
         let flood = Flood {
             since_us: now_us,
-            last_us: record.time_us,
             cause: Cause::new(record.decision, record.rule),
-            decision: record.decision,
-            weight: 0,
+            head: Head { weight: 0, ..Head::of(record) },
             tail,
         };
-        self.floods.insert((ip, record.verdict), flood);
+        self.floods.insert((from, record.verdict), flood);
         let end_us = now_us.saturating_add(FLOOD_WINDOW_US);
         if self.next_flood_end_us == u64::MAX {
             self.next_flood_end_us = end_us;
@@ -274,33 +282,26 @@ impl Buffer {
     fn close_floods(&mut self, now_us: u64, all: bool) {
         let mut floods = core::mem::take(&mut self.floods);
         let mut next_end_us = u64::MAX;
-        floods.retain(|(ip, verdict), flood| {
+        floods.retain(|_, flood| {
             let running = now_us.wrapping_sub(flood.since_us) < FLOOD_WINDOW_US;
             if running && !all {
                 next_end_us = next_end_us.min(flood.since_us.saturating_add(FLOOD_WINDOW_US));
                 return true;
             }
-            self.write_flood(*ip, *verdict, flood, now_us);
+            self.write_flood(flood, now_us);
             false
         });
         self.floods = floods;
         self.next_flood_end_us = next_end_us;
     }
 
-    fn write_flood(&mut self, ip: IpAddr, verdict: Verdict, flood: &Flood, now_us: u64) {
-        if flood.weight == 0 {
+    fn write_flood(&mut self, flood: &Flood, now_us: u64) {
+        let head = &flood.head;
+        if head.weight == 0 {
             return;
         }
-        self.append(flood.last_us, now_us, flood.weight, |out, previous_us| {
-            put_record_head(
-                out,
-                previous_us,
-                flood.last_us,
-                Some(ip),
-                verdict,
-                flood.weight,
-                flood.decision,
-            );
+        self.append(head.time_us, now_us, head.weight, |out, previous_us| {
+            put_record_head(out, previous_us, head);
             out.extend_from_slice(&flood.tail);
         });
     }
@@ -348,6 +349,7 @@ fn starts_with_any(path: &[u8], prefixes: &[Vec<u8>]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::privacy::AddressForm;
     use crate::record::wire::tests::{header, record};
 
     fn policy() -> Policy {
@@ -367,6 +369,14 @@ mod tests {
 
     fn admitted() -> Record<'static> {
         Record { verdict: Verdict::Admitted, status: 200, decision: 0, path: b"/", ..record() }
+    }
+
+    fn push(buffer: &mut Buffer, record: &Record<'_>, now_us: u64) {
+        buffer.push(record.ip, record, now_us);
+    }
+
+    fn from(ip: &str) -> Requester {
+        Requester { ip: ip.parse().unwrap(), opted_out: false }
     }
 
     fn drain(buffer: &mut Buffer) -> Vec<(Verdict, u32, Vec<u8>)> {
@@ -391,7 +401,7 @@ mod tests {
     fn a_batch_closes_by_count_or_by_age() {
         let mut buffer = Buffer::new(Policy { max_batch: 3, ..policy() });
         for n in 0..4 {
-            buffer.push(&admitted(), 10 + n);
+            push(&mut buffer, &admitted(), 10 + n);
         }
         assert_eq!(buffer.take().map(|sealed| sealed.count), Some(3));
         buffer.tick(1_000_012);
@@ -404,11 +414,11 @@ mod tests {
     fn a_flood_is_one_record_and_one_sum_a_second() {
         let mut buffer = Buffer::new(policy());
         let refused = Record { verdict: Verdict::Blocked, ..record() };
-        let ip = refused.ip.unwrap();
+        let from = from("203.0.113.7");
         for n in 0..1_000u64 {
             let now_us = 5_000_000 + n * 2_000;
-            if !buffer.absorb(ip, Verdict::Blocked, by(refused.decision), now_us) {
-                buffer.push(&Record { time_us: now_us, ..refused }, now_us);
+            if !buffer.absorb(from, Verdict::Blocked, by(refused.decision), now_us) {
+                push(&mut buffer, &Record { time_us: now_us, ..refused }, now_us);
             }
         }
         buffer.tick(7_000_000);
@@ -422,24 +432,49 @@ mod tests {
     #[test]
     fn another_decision_or_address_is_another_flood() {
         let mut buffer = Buffer::new(policy());
-        buffer.push(&record(), 1_000);
-        let ip = record().ip.unwrap();
-        assert!(!buffer.absorb(ip, Verdict::Blocked, by(99), 1_001));
-        assert!(!buffer.absorb("192.0.2.1".parse().unwrap(), Verdict::Blocked, by(17), 1_001));
-        assert!(buffer.absorb(ip, Verdict::Blocked, by(17), 1_001));
+        push(&mut buffer, &record(), 1_000);
+        let same = from("203.0.113.7");
+        assert!(!buffer.absorb(same, Verdict::Blocked, by(99), 1_001));
+        assert!(!buffer.absorb(from("192.0.2.1"), Verdict::Blocked, by(17), 1_001));
+        let opted_out = Requester { opted_out: true, ..same };
+        assert!(!buffer.absorb(opted_out, Verdict::Blocked, by(17), 1_001));
+        assert!(buffer.absorb(same, Verdict::Blocked, by(17), 1_001));
+    }
+
+    #[test]
+    fn a_flood_is_written_under_the_address_of_its_record() {
+        let mut buffer = Buffer::new(policy());
+        let shown = "203.0.113.0".parse().unwrap();
+        let told =
+            Record { ip: Some(shown), form: AddressForm::Truncated, opted_out: true, ..record() };
+        buffer.push(record().ip, &told, 1_000);
+        let source = Requester { opted_out: true, ..from("203.0.113.7") };
+        assert!(buffer.absorb(source, Verdict::Blocked, by(17), 2_000));
+        assert!(!buffer.absorb(Requester { ip: shown, ..source }, Verdict::Blocked, by(17), 1));
+        buffer.close(3_000);
+        let sealed = buffer.take().unwrap();
+        let bytes = wire::encode(&header(), sealed.base_us, sealed.count, &sealed.records);
+        let batch = wire::decode(&bytes).unwrap();
+        assert_eq!(batch.records.len(), 2);
+        for found in batch.records {
+            assert_eq!(
+                (found.ip, found.form, found.opted_out),
+                (Some(shown), AddressForm::Truncated, true)
+            );
+        }
     }
 
     #[test]
     fn sampling_keeps_weights_right_and_errors_and_sensitive_paths_whole() {
         let mut buffer = Buffer::new(Policy { sample: 10, ..policy() });
         for _ in 0..105 {
-            buffer.push(&admitted(), 1);
+            push(&mut buffer, &admitted(), 1);
         }
         for _ in 0..3 {
-            buffer.push(&Record { path: b"/admin/users", ..admitted() }, 1);
-            buffer.push(&Record { status: 404, ..admitted() }, 1);
+            push(&mut buffer, &Record { path: b"/admin/users", ..admitted() }, 1);
+            push(&mut buffer, &Record { status: 404, ..admitted() }, 1);
         }
-        buffer.push(&Record { path: b"/healthz", ..admitted() }, 1);
+        push(&mut buffer, &Record { path: b"/healthz", ..admitted() }, 1);
         buffer.close(2);
         let records = drain(&mut buffer);
         assert_eq!(records.len(), 10 + 6);
@@ -452,7 +487,7 @@ mod tests {
     fn the_oldest_batches_are_dropped_and_counted_when_nobody_takes_them() {
         let mut buffer = Buffer::new(Policy { max_batch: 10, buffer_bytes: 64 * 1024, ..policy() });
         for n in 0..20_000 {
-            buffer.push(&Record { time_us: n, ..admitted() }, n);
+            push(&mut buffer, &Record { time_us: n, ..admitted() }, n);
             buffer.shed(0);
             assert!(buffer.held_bytes() <= 64 * 1024);
         }
@@ -466,8 +501,8 @@ mod tests {
     #[test]
     fn a_clock_set_back_closes_what_is_open() {
         let mut buffer = Buffer::new(policy());
-        buffer.push(&record(), 9_000_000_000);
-        assert!(buffer.absorb(record().ip.unwrap(), Verdict::Blocked, by(17), 9_000_000_001));
+        push(&mut buffer, &record(), 9_000_000_000);
+        assert!(buffer.absorb(from("203.0.113.7"), Verdict::Blocked, by(17), 9_000_000_001));
         buffer.tick(5_000_000);
         buffer.tick(5_000_001);
         assert_eq!(weight(&drain(&mut buffer)), 2);

@@ -9,6 +9,7 @@ use super::buffer::{Buffer, Sealed, Totals};
 use super::{BatchHeader, wire};
 use crate::backoff::Backoff;
 use crate::decisions::Revision;
+use crate::privacy::KeyId;
 
 /// Batches on their way at one time.
 pub const MAX_IN_FLIGHT: usize = 4;
@@ -32,6 +33,8 @@ pub struct Identity {
     pub started_us: u64,
     /// Name of the proxy.
     pub proxy: String,
+    /// The key of its pseudonyms, where it makes any.
+    pub key: Option<KeyId>,
 }
 
 /// A message to be sent.
@@ -264,6 +267,7 @@ impl Delivery {
             sent_us: now_us,
             proxy: self.identity.proxy.as_bytes(),
             version: crate::VERSION.as_bytes(),
+            key: self.identity.key,
             applied,
             seen: totals.seen,
             lost: totals.lost,

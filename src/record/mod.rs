@@ -12,6 +12,8 @@ pub mod wire;
 
 use core::net::IpAddr;
 
+use crate::privacy::{AddressForm, KeyId};
+
 /// Where a control plane takes batches.
 pub const SHIP_PATH: &str = "/v1/requests";
 
@@ -114,8 +116,14 @@ impl Verdict {
 pub struct Record<'a> {
     /// Start of the request, Unix time in microseconds.
     pub time_us: u64,
-    /// Client address, folded; `None` where the listener has none (a pipe).
+    /// Client address, folded, in the form that left the proxy; `None` where the listener has
+    /// none (a pipe).
     pub ip: Option<IpAddr>,
+    /// What [`Self::ip`] is; [`AddressForm::Full`] where there is none.
+    pub form: AddressForm,
+    /// The client asked not to be followed (GPC, DNT or the opt-out cookie): for security only,
+    /// no part of any statistics about people.
+    pub opted_out: bool,
     /// What became of it.
     pub verdict: Verdict,
     /// How many requests this record stands for: 1, or more when a flood was aggregated or
@@ -173,6 +181,8 @@ pub struct BatchHeader<'a> {
     pub proxy: &'a [u8],
     /// Version of the filter.
     pub version: &'a [u8],
+    /// The key of its pseudonyms, where it makes any.
+    pub key: Option<KeyId>,
     /// The decision set that the worker has applied.
     pub applied: crate::decisions::Revision,
     /// Requests seen.

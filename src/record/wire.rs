@@ -4,6 +4,15 @@
 //! magic "IPWR" | version u8 | crc32 u32 of all that follows | header | count varint | records
 //! ```
 //!
+//! The first byte of a record says what became of the request, what its address is and whether
+//! the client opted out:
+//!
+//! ```text
+//! bits 0-3  verdict
+//! bits 4-6  0: no address; otherwise 1 + 2 * form (full, truncated, pseudonym) + (1 for IPv6)
+//! bit 7     opted out
+//! ```
+//!
 //! Integers are little-endian or LEB128. Every field is bounded (see [`super::bounds`]); a
 //! decoder refuses a message that is truncated, corrupt, of another version, over a bound,
 //! or followed by anything.
@@ -14,6 +23,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Batch, BatchHeader, Record, Verdict, bounds};
 use crate::bytes::{Malformed, Reader, put_bytes, put_varint, unzigzag, zigzag};
 use crate::decisions::Revision;
+use crate::privacy::{AddressForm, KeyId};
 
 /// First bytes of a batch.
 pub const MAGIC: [u8; 4] = *b"IPWR";
@@ -73,6 +83,10 @@ impl From<Malformed> for DecodeError {
 
 /// A country's code.
 const COUNTRY_BYTES: usize = 2;
+/// The id of a key; a batch without pseudonyms has none.
+const KEY_ID_BYTES: usize = 4;
+/// Bit of a record's first byte: the client opted out.
+const OPTED_OUT: u8 = 1 << 7;
 
 /// Bytes before the checksummed part.
 const PREFIX_BYTES: usize = 9;
@@ -92,6 +106,7 @@ pub fn encode(header: &BatchHeader<'_>, base_us: u64, count: u32, records: &[u8]
     out.extend_from_slice(&header.sent_us.to_le_bytes());
     put_bytes(&mut out, header.proxy, bounds::PROXY_BYTES);
     put_bytes(&mut out, header.version, bounds::RULE_BYTES);
+    put_bytes(&mut out, header.key.as_ref().map_or(&[][..], |key| &key.0), KEY_ID_BYTES);
     out.extend_from_slice(&header.applied.epoch.to_le_bytes());
     put_varint(&mut out, header.applied.number);
     put_varint(&mut out, header.seen);
@@ -107,45 +122,65 @@ pub fn encode(header: &BatchHeader<'_>, base_us: u64, count: u32, records: &[u8]
     out
 }
 
+/// The first part of a record: what differs between the requests of a flood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// See [`Record::time_us`].
+    pub time_us: u64,
+    /// See [`Record::ip`].
+    pub ip: Option<IpAddr>,
+    /// See [`Record::form`].
+    pub form: AddressForm,
+    /// See [`Record::opted_out`].
+    pub opted_out: bool,
+    /// See [`Record::verdict`].
+    pub verdict: Verdict,
+    /// See [`Record::weight`].
+    pub weight: u32,
+    /// See [`Record::decision`].
+    pub decision: u32,
+}
+
+impl Head {
+    /// The head of a record.
+    #[must_use]
+    pub const fn of(record: &Record<'_>) -> Self {
+        Self {
+            time_us: record.time_us,
+            ip: record.ip,
+            form: record.form,
+            opted_out: record.opted_out,
+            verdict: record.verdict,
+            weight: record.weight,
+            decision: record.decision,
+        }
+    }
+}
+
 /// Appends one record to the records of a batch. `previous_us` is the time of the record
 /// before it (the batch's base time for the first).
 pub fn put_record(out: &mut Vec<u8>, previous_us: u64, record: &Record<'_>) {
-    put_record_head(
-        out,
-        previous_us,
-        record.time_us,
-        record.ip,
-        record.verdict,
-        record.weight,
-        record.decision,
-    );
+    put_record_head(out, previous_us, &Head::of(record));
     put_record_tail(out, record);
 }
 
-/// The first part of a record: what differs between the requests of a flood.
-pub fn put_record_head(
-    out: &mut Vec<u8>,
-    previous_us: u64,
-    time_us: u64,
-    ip: Option<IpAddr>,
-    verdict: Verdict,
-    weight: u32,
-    decision: u32,
-) {
-    let family = match ip {
-        None => 0u8,
-        Some(IpAddr::V4(_)) => 1,
-        Some(IpAddr::V6(_)) => 2,
+/// Appends the first part of a record.
+pub fn put_record_head(out: &mut Vec<u8>, previous_us: u64, head: &Head) {
+    let address = match head.ip {
+        None => 0,
+        Some(IpAddr::V4(_)) => 1 + 2 * (head.form as u8),
+        Some(IpAddr::V6(_)) => 2 + 2 * (head.form as u8),
     };
-    out.push((verdict as u8) | (family << 4));
-    match ip {
+    let opted_out = if head.opted_out { OPTED_OUT } else { 0 };
+    out.push((head.verdict as u8) | (address << 4) | opted_out);
+    match head.ip {
         None => {}
         Some(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
         Some(IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
     }
-    put_varint(out, zigzag(time_us.wrapping_sub(previous_us) as i64));
-    put_varint(out, u64::from(weight));
-    put_varint(out, u64::from(decision));
+    put_varint(out, zigzag(head.time_us.wrapping_sub(previous_us) as i64));
+    put_varint(out, u64::from(head.weight));
+    put_varint(out, u64::from(head.decision));
 }
 
 /// The rest of a record: what it says about the request.
@@ -196,6 +231,7 @@ pub fn decode(bytes: &[u8]) -> Result<Batch<'_>, DecodeError> {
         sent_us: reader.u64()?,
         proxy: reader.bytes(bounds::PROXY_BYTES)?,
         version: reader.bytes(bounds::RULE_BYTES)?,
+        key: take_key(&mut reader)?,
         applied: Revision { epoch: reader.u64()?, number: reader.varint()? },
         seen: reader.varint()?,
         lost: reader.varint()?,
@@ -228,16 +264,25 @@ pub fn decode(bytes: &[u8]) -> Result<Batch<'_>, DecodeError> {
 fn take_record<'a>(reader: &mut Reader<'a>, previous_us: u64) -> Result<Record<'a>, DecodeError> {
     let tag = reader.u8()?;
     let verdict = Verdict::from_code(tag & 0x0f).ok_or(DecodeError::Malformed)?;
-    let ip = match tag >> 4 {
-        0 => None,
-        1 => Some(IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?))),
-        2 => Some(IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?))),
-        _ => return Err(DecodeError::Malformed),
+    let address = (tag & !OPTED_OUT) >> 4;
+    let (ip, form) = match address.checked_sub(1) {
+        None => (None, AddressForm::Full),
+        Some(code) => {
+            let form = AddressForm::from_code(code / 2).ok_or(DecodeError::Malformed)?;
+            let ip = if code % 2 == 0 {
+                IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?))
+            } else {
+                IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?))
+            };
+            (Some(crate::address::fold(ip)), form)
+        }
     };
     let time_us = previous_us.wrapping_add(unzigzag(reader.varint()?) as u64);
     Ok(Record {
         time_us,
-        ip: ip.map(crate::address::fold),
+        ip,
+        form,
+        opted_out: tag & OPTED_OUT != 0,
         verdict,
         weight: reader.varint32()?,
         decision: reader.varint32()?,
@@ -258,6 +303,15 @@ fn take_record<'a>(reader: &mut Reader<'a>, previous_us: u64) -> Result<Record<'
         asn: Some(reader.varint32()?).filter(|asn| *asn != 0),
         identity: reader.bytes(bounds::IDENTITY_BYTES)?,
     })
+}
+
+/// Four bytes, or nothing.
+fn take_key(reader: &mut Reader<'_>) -> Result<Option<KeyId>, DecodeError> {
+    match reader.bytes(KEY_ID_BYTES)? {
+        [] => Ok(None),
+        &[a, b, c, d] => Ok(Some(KeyId([a, b, c, d]))),
+        _ => Err(DecodeError::Malformed),
+    }
 }
 
 /// Two capital letters, or nothing.
@@ -283,6 +337,7 @@ pub(crate) mod tests {
             sent_us: 1_700_000_001_000_000,
             proxy: b"edge-1",
             version: b"0.1.0",
+            key: Some(KeyId([1, 2, 3, 4])),
             applied: Revision { epoch: 42, number: 99 },
             seen: 10,
             lost: 1,
@@ -294,6 +349,8 @@ pub(crate) mod tests {
         Record {
             time_us: 1_700_000_000_500_000,
             ip: Some("203.0.113.7".parse().unwrap()),
+            form: AddressForm::Full,
+            opted_out: false,
             verdict: Verdict::Blocked,
             weight: 3,
             decision: 17,
@@ -346,6 +403,25 @@ pub(crate) mod tests {
         let mut longer = bytes.clone();
         longer.push(0);
         assert_eq!(decode(&longer), Err(DecodeError::Checksum));
+    }
+
+    #[test]
+    fn the_form_of_an_address_and_the_opt_out_travel_with_it() {
+        let ips = [None, Some("203.0.113.0"), Some("2001:db8::")];
+        for ip in ips.map(|ip| ip.map(|ip| ip.parse().unwrap())) {
+            for form in AddressForm::ALL {
+                for opted_out in [false, true] {
+                    let sent = Record { ip, form, opted_out, ..record() };
+                    let mut records = Vec::new();
+                    put_record(&mut records, sent.time_us, &sent);
+                    let bytes = encode(&header(), sent.time_us, 1, &records);
+                    let form = if ip.is_some() { form } else { AddressForm::Full };
+                    assert_eq!(decode(&bytes).unwrap().records, [Record { form, ..sent }]);
+                }
+            }
+        }
+        let keyless = BatchHeader { key: None, ..header() };
+        assert_eq!(decode(&encode(&keyless, 0, 0, &[])).unwrap().header, keyless);
     }
 
     #[test]
@@ -406,17 +482,22 @@ pub(crate) mod tests {
                 country in proptest::option::of(proptest::array::uniform2(b'A'..=b'Z')),
                 city in proptest::collection::vec(any::<u8>(), 0..bounds::CITY_BYTES),
                 asn in proptest::option::of(1..=u32::MAX),
+                form in proptest::sample::select(&AddressForm::ALL[..]), opted_out: bool,
+                key in proptest::option::of(any::<[u8; 4]>()),
             ) {
                 let ip = if mapped { IpAddr::V4(Ipv4Addr::from(v6 as u32)) } else { IpAddr::V6(Ipv6Addr::from(v6 | 1 << 127)) };
                 let record = Record {
                     time_us, ip: Some(ip), verdict: Verdict::from_code(verdict).unwrap(), weight, decision,
                     path: &path, status, flags, duration_us, bytes_in, bytes_out, country, city: &city,
-                    asn, ..record()
+                    asn, form, opted_out, ..record()
                 };
+                let header = BatchHeader { key: key.map(KeyId), ..header() };
                 let mut records = Vec::new();
                 put_record(&mut records, 5, &record);
-                let bytes = encode(&header(), 5, 1, &records);
-                prop_assert_eq!(decode(&bytes).unwrap().records[0], record);
+                let bytes = encode(&header, 5, 1, &records);
+                let batch = decode(&bytes).unwrap();
+                prop_assert_eq!(batch.header, header);
+                prop_assert_eq!(batch.records[0], record);
             }
         }
     }

@@ -195,6 +195,7 @@ mod tests {
             sent_us: 0,
             proxy: b"edge",
             version: b"0.1.0",
+            key: None,
             applied: Default::default(),
             seen: 1,
             lost: 0,

@@ -39,6 +39,7 @@ async fn ship_all(running: &Running, number: u64, asked: &[Asked<'_>]) {
         sent_us: start,
         proxy: b"edge-1",
         version: b"0.1.0",
+        key: None,
         applied: Default::default(),
         seen: 0,
         lost: 0,
@@ -50,6 +51,8 @@ async fn ship_all(running: &Running, number: u64, asked: &[Asked<'_>]) {
         let record = Record {
             time_us: start + asked.second * 1_000_000,
             ip: Some(asked.client.parse().unwrap()),
+            form: ipwarden::privacy::AddressForm::Full,
+            opted_out: false,
             verdict: Verdict::Admitted,
             weight: 1,
             decision: 0,

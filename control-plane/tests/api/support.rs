@@ -205,6 +205,7 @@ pub(crate) fn batch_of(stream: u64, number: u64, clients: &[&str]) -> Vec<u8> {
         sent_us: start,
         proxy: b"edge-1",
         version: b"0.1.0",
+        key: None,
         applied: Revision::default(),
         seen: u64::from(count),
         lost: 0,
@@ -216,6 +217,8 @@ pub(crate) fn batch_of(stream: u64, number: u64, clients: &[&str]) -> Vec<u8> {
         let record = Record {
             time_us: start,
             ip: Some(client.parse().unwrap()),
+            form: ipwarden::privacy::AddressForm::Full,
+            opted_out: false,
             verdict: if n % 2 == 0 { Verdict::Admitted } else { Verdict::Blocked },
             weight: 1,
             decision: 0,

@@ -109,6 +109,7 @@ impl Bench {
             sent_us: now_us(),
             proxy: b"edge-1",
             version: ipwarden::VERSION.as_bytes(),
+            key: None,
             applied: Revision { epoch: 0, number: 0 },
             seen: number,
             lost: 0,
@@ -133,6 +134,8 @@ pub(crate) fn record(path: &[u8]) -> Record<'_> {
     Record {
         time_us: now_us(),
         ip: Some("203.0.113.7".parse().unwrap()),
+        form: ipwarden::privacy::AddressForm::Full,
+        opted_out: false,
         verdict: Verdict::Blocked,
         weight: 1,
         decision: 12,

@@ -65,6 +65,7 @@ pub(crate) fn header(stream: u64, number: u64) -> BatchHeader<'static> {
         sent_us: TIME_US + 1_500_000,
         proxy: b"edge-1",
         version: b"0.1.0",
+        key: None,
         applied: Revision { epoch: u64::MAX, number: 99 },
         seen: 10,
         lost: 1,
@@ -76,6 +77,8 @@ pub(crate) fn record() -> Record<'static> {
     Record {
         time_us: TIME_US,
         ip: Some("203.0.113.7".parse().unwrap()),
+        form: ipwarden::privacy::AddressForm::Full,
+        opted_out: false,
         verdict: Verdict::Blocked,
         weight: 1,
         decision: 17,
@@ -131,6 +134,8 @@ where
     let bare = Record {
         time_us: 0,
         ip: None,
+        form: ipwarden::privacy::AddressForm::Full,
+        opted_out: false,
         verdict: Verdict::Unseen,
         decision: 0,
         method: b"",
@@ -150,6 +155,8 @@ where
     let large = Record {
         time_us: u64::MAX,
         ip: Some("2001:db8::1".parse().unwrap()),
+        form: ipwarden::privacy::AddressForm::Full,
+        opted_out: false,
         verdict: Verdict::Limited,
         weight: u32::MAX,
         decision: u32::MAX,
@@ -290,6 +297,7 @@ where
     let later = BatchHeader {
         sent_us: TIME_US + 5 * second,
         version: b"0.2.0",
+        key: None,
         applied: Revision { epoch: 5, number: 100 },
         seen: 60,
         skipped: 3,
