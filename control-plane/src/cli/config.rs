@@ -12,7 +12,7 @@ use super::error::{CliError, Place, Result};
 use super::limits::words;
 use super::output::{Format, GOOD, STRONG, Session};
 use super::text::{bytes, clean, counted};
-use crate::config::Config as ServiceConfig;
+use crate::config::{AfterRaw, Config as ServiceConfig, Privacy, duration_words};
 
 /// Which file.
 #[derive(Debug, Clone, Args)]
@@ -171,9 +171,41 @@ fn service_summary(config: &ServiceConfig) -> Vec<(&'static str, String)> {
         ("data directory", config.data_dir.display().to_string()),
         ("query strings", if config.store_query { "stored" } else { "not stored" }.to_owned()),
         ("Envoy admin", config.envoy_admin.clone().unwrap_or_else(|| "not named".to_owned())),
+        ("addresses", address_words(&config.privacy)),
+        ("records kept", retention_words(&config.privacy)),
     ];
     summary.extend(config.warnings().into_iter().map(|warning| ("warning", warning)));
     summary
+}
+
+/// In what form addresses are kept.
+fn address_words(privacy: &Privacy) -> String {
+    let raw_for = duration_words(privacy.raw_for);
+    match privacy.address {
+        AfterRaw::Pseudonym => format!("as they came for {raw_for}, then as pseudonyms"),
+        AfterRaw::Truncate => format!(
+            "as they came for {raw_for}, then cut to /{} and /{}",
+            privacy.v4_bits, privacy.v6_bits
+        ),
+    }
+}
+
+/// How long records are kept.
+fn retention_words(privacy: &Privacy) -> String {
+    let classes = [
+        ("admitted", privacy.admitted()),
+        ("refused", privacy.refused()),
+        ("of sensitive paths", privacy.sensitive()),
+    ];
+    let mut words = if classes.iter().all(|(_, time)| *time == classes[0].1) {
+        duration_words(classes[0].1)
+    } else {
+        classes.map(|(class, time)| format!("{class} {}", duration_words(time))).join(", ")
+    };
+    if let Some(most) = privacy.max_store {
+        words.push_str(&format!("; at most {}, the oldest admitted go first", bytes(most)));
+    }
+    words
 }
 
 /// What the filter will do, in words.

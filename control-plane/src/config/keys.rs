@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, ConfigError, LogFormat, LogLevel};
+use super::{AfterRaw, Config, ConfigError, Keep, LogFormat, LogLevel};
 use crate::detect::policy::Response;
 use crate::geo::files::MAX_FILES;
 
@@ -91,6 +91,27 @@ fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
 fn duration(raw: &Raw<'_>, least_seconds: u64) -> Option<Duration> {
     let found = ipwarden::duration::parse(raw.text()?).ok()?;
     (found.as_secs() >= least_seconds).then_some(found)
+}
+
+/// Bits of a prefix.
+fn bits(raw: &Raw<'_>, least: usize, most: usize) -> Option<u8> {
+    raw.number(least, most).and_then(|bits| u8::try_from(bits).ok())
+}
+
+/// A size of at least 64 MiB: a number of bytes, or one with a unit of 1024s.
+fn size(raw: &Raw<'_>) -> Option<u64> {
+    const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let bytes = match raw {
+        Raw::Integer(number) => u64::try_from(*number).ok()?,
+        Raw::Text(text) => {
+            let unit =
+                UNITS.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, *bits)));
+            let (number, shift) = unit.unwrap_or((text, 0));
+            number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)?
+        }
+        _ => return None,
+    };
+    (64 << 20..=1 << 50).contains(&bytes).then_some(bytes)
 }
 
 /// What a severity leads to, by its place in the policy.
@@ -267,6 +288,80 @@ pub(super) const KEYS: &[Key] = &[
         path: "detect.dismissed_for",
         expected: "a duration from 1h to 520w such as 30d",
         set: |config, raw| put(&mut config.detect.dismissed_for, duration(raw, 3_600)),
+    },
+    Key {
+        path: "privacy.raw_for",
+        expected: "a duration from 1h to 520w such as 72h",
+        set: |config, raw| put(&mut config.privacy.raw_for, duration(raw, 3_600)),
+    },
+    Key {
+        path: "privacy.address",
+        expected: "pseudonym or truncate",
+        set: |config, raw| put(&mut config.privacy.address, AfterRaw::from_word(raw.text()?)),
+    },
+    Key {
+        path: "privacy.v4_bits",
+        expected: "a number from 8 to 31",
+        set: |config, raw| put(&mut config.privacy.v4_bits, bits(raw, 8, 31)),
+    },
+    Key {
+        path: "privacy.v6_bits",
+        expected: "a number from 16 to 64",
+        set: |config, raw| put(&mut config.privacy.v6_bits, bits(raw, 16, 64)),
+    },
+    Key {
+        path: "privacy.retention",
+        expected: "a duration from 1h to 520w such as 30d",
+        set: |config, raw| put(&mut config.privacy.retention, duration(raw, 3_600)),
+    },
+    Key {
+        path: "privacy.retention_admitted",
+        expected: "a duration from 1h to 520w such as 7d",
+        set: |config, raw| {
+            put(&mut config.privacy.retention_admitted, duration(raw, 3_600).map(Some))
+        },
+    },
+    Key {
+        path: "privacy.retention_refused",
+        expected: "a duration from 1h to 520w such as 90d",
+        set: |config, raw| {
+            put(&mut config.privacy.retention_refused, duration(raw, 3_600).map(Some))
+        },
+    },
+    Key {
+        path: "privacy.retention_sensitive",
+        expected: "a duration from 1h to 520w such as 90d",
+        set: |config, raw| {
+            put(&mut config.privacy.retention_sensitive, duration(raw, 3_600).map(Some))
+        },
+    },
+    Key {
+        path: "privacy.retention_suspects",
+        expected: "a duration from 1h to 520w such as 30d",
+        set: |config, raw| put(&mut config.privacy.retention_suspects, duration(raw, 3_600)),
+    },
+    Key {
+        path: "privacy.retention_audit",
+        expected: "a duration from 1d to 520w such as 52w",
+        set: |config, raw| put(&mut config.privacy.retention_audit, duration(raw, 86_400)),
+    },
+    Key {
+        path: "privacy.max_store",
+        expected: "a size from 64MiB to 1024TiB such as 20GiB, or a number of bytes",
+        set: |config, raw| put(&mut config.privacy.max_store, size(raw).map(Some)),
+    },
+    Key {
+        path: "privacy.old_keys_for",
+        expected: "a duration from 1h to 520w such as 30d",
+        set: |config, raw| put(&mut config.privacy.old_keys_for, duration(raw, 3_600)),
+    },
+    Key {
+        path: "privacy.keep_security",
+        expected: "some of decisions, suspects such as [\"decisions\"]",
+        set: |config, raw| {
+            let words = raw.list()?.into_iter().map(Keep::from_word);
+            put(&mut config.privacy.keep_security, words.collect())
+        },
     },
     Key {
         path: "limits.connections",

@@ -21,8 +21,10 @@ use crate::detect::policy::Policy;
 
 pub(crate) use self::keys::nearest;
 use self::keys::{KEYS, Raw, apply, meant, variable};
+pub use self::privacy::{AfterRaw, Keep, Privacy, words as duration_words};
 
 mod keys;
+mod privacy;
 
 /// The file that is read when none is named and it exists in the working directory.
 pub const DEFAULT_FILE: &str = "ipwarden.toml";
@@ -50,6 +52,8 @@ pub struct Config {
     pub geo: GeoFiles,
     /// What follows from flags.
     pub detect: Detect,
+    /// How long what is kept of clients, and in what form.
+    pub privacy: Privacy,
     /// What protects the service from too much.
     pub limits: Limits,
 }
@@ -84,6 +88,7 @@ impl Default for Config {
             log_format: LogFormat::Human,
             geo: GeoFiles::default(),
             detect: Detect::default(),
+            privacy: Privacy::default(),
             limits: Limits::default(),
         }
     }
@@ -228,6 +233,7 @@ impl Config {
         }
         apply_environment(&mut config, environment, &mut errors);
         apply_flags(&mut config, flags, &mut errors);
+        config.privacy.check(&mut errors);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 
@@ -241,6 +247,7 @@ impl Config {
                 self.listen
             ));
         }
+        warnings.extend(self.privacy.warnings());
         warnings
     }
 }
@@ -262,6 +269,7 @@ pub fn check_toml(text: &str) -> Result<Config, Vec<ConfigError>> {
     let mut config = Config::default();
     let mut errors = Vec::new();
     apply_toml(&mut config, text, &mut |place| place, &mut errors);
+    config.privacy.check(&mut errors);
     if errors.is_empty() { Ok(config) } else { Err(errors) }
 }
 
@@ -438,6 +446,20 @@ mod tests {
             forest_percent = 70
             open_for = "3d"
             dismissed_for = "1w"
+            [privacy]
+            raw_for = "24h"
+            address = "truncate"
+            v4_bits = 16
+            v6_bits = 32
+            retention = "14d"
+            retention_admitted = "7d"
+            retention_refused = "60d"
+            retention_sensitive = "90d"
+            retention_suspects = "20d"
+            retention_audit = "2w"
+            max_store = "20GiB"
+            old_keys_for = "10d"
+            keep_security = ["decisions"]
             [limits]
             connections = 1_000
             polls = 900
@@ -487,6 +509,21 @@ mod tests {
                     },
                     open_for: Duration::from_secs(3 * 86_400),
                     dismissed_for: Duration::from_secs(7 * 86_400),
+                },
+                privacy: Privacy {
+                    raw_for: Duration::from_secs(86_400),
+                    address: AfterRaw::Truncate,
+                    v4_bits: 16,
+                    v6_bits: 32,
+                    retention: Duration::from_secs(14 * 86_400),
+                    retention_admitted: Some(Duration::from_secs(7 * 86_400)),
+                    retention_refused: Some(Duration::from_secs(60 * 86_400)),
+                    retention_sensitive: Some(Duration::from_secs(90 * 86_400)),
+                    retention_suspects: Duration::from_secs(20 * 86_400),
+                    retention_audit: Duration::from_secs(14 * 86_400),
+                    max_store: Some(20 << 30),
+                    old_keys_for: Duration::from_secs(10 * 86_400),
+                    keep_security: vec![Keep::Decisions],
                 },
                 limits: Limits {
                     connections: 1_000,
