@@ -115,7 +115,7 @@ fn run(seed: u64) -> (u64, u64, u64) {
                     asn: None,
                     identity: b"",
                 };
-                buffer.push(record.ip, &record, now_us);
+                buffer.push(&record, now_us);
                 buffer.shed(delivery.outgoing_bytes());
             }
         } else {

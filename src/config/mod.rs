@@ -13,6 +13,7 @@ mod identity;
 mod json;
 mod limits;
 mod matches;
+mod privacy;
 mod reader;
 mod sections;
 
@@ -26,16 +27,13 @@ use crate::geo::localize;
 use crate::geo::provider::Provider;
 use crate::limits::policy::{MAX_PAYLOAD_BYTES, Policy};
 use crate::limits::{Limit, identity as verified};
+use crate::privacy::settings::Settings as Privacy;
 
 pub use self::limits::default_limits;
 pub use self::reader::ConfigError;
 
 /// Largest configuration read, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
-
-/// Sections that later versions read. Until then they are refused by name: a rule that is
-/// configured and not enforced would be worse than none.
-const LATER_SECTIONS: [&str; 1] = ["privacy"];
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +58,8 @@ pub struct Config {
     pub localize: Vec<localize::Rule>,
     /// What is recorded and how it is shipped.
     pub records: Records,
+    /// What records say of people, and whose choice is respected.
+    pub privacy: Privacy,
 }
 
 impl Default for Config {
@@ -75,6 +75,7 @@ impl Default for Config {
             geo: None,
             localize: Vec::new(),
             records: Records::default(),
+            privacy: Privacy::default(),
         }
     }
 }
@@ -315,9 +316,8 @@ fn read(bytes: &[u8], errors: &mut Errors) -> Config {
     if let Some(field) = root.take("records") {
         config.records = sections::records(&field, errors);
     }
-    for name in LATER_SECTIONS {
-        let version = crate::VERSION;
-        root.reject(name, || format!("not supported by ipwarden {version}: remove it"), errors);
+    if let Some(field) = root.take("privacy") {
+        config.privacy = privacy::privacy(&field, errors);
     }
     root.finish(errors);
     config

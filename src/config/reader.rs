@@ -44,7 +44,6 @@ pub(super) struct Section<'a> {
     place: String,
     members: &'a [(String, Json)],
     known: Vec<&'static str>,
-    rejected: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
@@ -54,7 +53,7 @@ impl<'a> Section<'a> {
             errors.add(place, format!("found {}: expected an object", value.describe()));
             return None;
         };
-        Some(Self { place: place.to_owned(), members, known: Vec::new(), rejected: Vec::new() })
+        Some(Self { place: place.to_owned(), members, known: Vec::new() })
     }
 
     /// The member `name`, if it is there.
@@ -64,26 +63,13 @@ impl<'a> Section<'a> {
         Some(Field { place: self.path(name), value })
     }
 
-    /// Refuses the member `name`, if it is there, with a message of its own.
-    pub(super) fn reject(
-        &mut self,
-        name: &'static str,
-        message: impl FnOnce() -> String,
-        errors: &mut Errors,
-    ) {
-        if self.members.iter().any(|(member, _)| member == name) {
-            errors.add(&self.path(name), message());
-        }
-        self.rejected.push(name);
-    }
-
     /// Reports every member that nobody took, and every member that came twice.
     pub(super) fn finish(self, errors: &mut Errors) {
         for (at, (name, _)) in self.members.iter().enumerate() {
             let path = self.path(&printable(name));
             if self.members.iter().take(at).any(|(earlier, _)| earlier == name) {
                 errors.add(&path, "given more than once: keep one of them");
-            } else if ![&self.known, &self.rejected].iter().any(|n| n.contains(&name.as_str())) {
+            } else if !self.known.contains(&name.as_str()) {
                 let message = match nearest(name, &self.known) {
                     Some(meant) => format!("unknown setting: did you mean '{meant}'?"),
                     None => format!("unknown setting: expected {}", one_of(&self.known)),

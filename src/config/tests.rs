@@ -154,13 +154,6 @@ fn unknown_and_repeated_settings_are_errors() {
 }
 
 #[test]
-fn sections_of_later_versions_are_refused_by_name() {
-    let version = crate::VERSION;
-    let line = |name: &str| format!("{name}: not supported by ipwarden {version}: remove it");
-    refused(r#"{"privacy": {}}"#, &[&line("privacy")]);
-}
-
-#[test]
 fn what_is_no_json_object_is_refused() {
     refused("[]", &["configuration: found an empty list: expected an object"]);
     refused("{", &["configuration: not JSON: EOF while parsing an object at line 1 column 1"]);

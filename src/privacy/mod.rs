@@ -1,9 +1,13 @@
-//! Addresses made less telling: truncated, or replaced by pseudonyms.
+//! What a record may say of the person behind it.
 //!
 //! | module | owns |
 //! |---|---|
 //! | here | [`AddressForm`], truncation |
+//! | [`settings`] | what a proxy is configured to tell, which ways to opt out it respects |
+//! | [`disguise`] | their application to a record, before it is written down |
 //! | [`pseudonym`] | keys and reversible pseudonyms (ipcrypt) |
+//! | [`agent`] | user agents reduced to families |
+//! | [`report`] | what a proxy says of its settings |
 //!
 //! Invariant: what is not an address as the client has it says so. An address travels with its
 //! [`AddressForm`]; nothing may block, locate or compare a pseudonym as if it were an address.
@@ -12,7 +16,11 @@
 //! claims no anonymity. Who has the key can read a pseudonym; a truncated address still names a
 //! network.
 
+pub mod agent;
+pub mod disguise;
 pub mod pseudonym;
+pub mod report;
+pub mod settings;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -17,6 +17,8 @@ use hashbrown::HashMap;
 
 use super::wire::{self, Head, put_record_head, put_record_tail};
 use super::{Record, Verdict};
+use crate::privacy::KeyId;
+use crate::privacy::disguise::Disguise;
 
 /// Addresses whose floods are told apart at one time in one worker.
 const MAX_FLOODS: usize = 4_096;
@@ -92,6 +94,7 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Buffer {
     policy: Policy,
+    disguise: Disguise,
     open: Sealed,
     last_us: u64,
     opened_us: u64,
@@ -116,11 +119,12 @@ struct Flood {
 }
 
 impl Buffer {
-    /// An empty buffer.
+    /// An empty buffer. What is written into it was disguised before.
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy, disguise: Disguise) -> Self {
         Self {
             policy,
+            disguise,
             open: Sealed::empty(),
             last_us: 0,
             opened_us: 0,
@@ -162,29 +166,36 @@ impl Buffer {
         false
     }
 
-    /// Takes one request's record; `ip` is the client's address as it came.
-    pub fn push(&mut self, ip: Option<IpAddr>, record: &Record<'_>, now_us: u64) {
+    /// The key of the pseudonyms that are written, if any are.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.disguise.key_id()
+    }
+
+    /// Takes one request's record, with the client's address as it came.
+    pub fn push(&mut self, record: &Record<'_>, now_us: u64) {
         self.totals.seen += 1;
         if starts_with_any(record.path, &self.policy.skip_paths) {
             self.totals.skipped += 1;
             return;
         }
-        let mut record = *record;
-        record.weight = 1;
-        if record.verdict.is_refusal() {
-            if let Some(ip) = ip {
-                self.note_flood(Requester { ip, opted_out: record.opted_out }, &record, now_us);
-            }
-        } else if self.policy.sample > 1 && self.is_ordinary(&record) {
+        let mut weight = 1;
+        let is_refusal = record.verdict.is_refusal();
+        if !is_refusal && self.policy.sample > 1 && self.is_ordinary(record) {
             self.unsampled += 1;
             if self.unsampled < self.policy.sample {
                 return;
             }
-            record.weight = self.policy.sample;
+            weight = self.policy.sample;
             self.unsampled = 0;
         }
-        self.append(record.time_us, now_us, record.weight, |out, previous_us| {
-            wire::put_record(out, previous_us, &record);
+        let mut told = self.disguise.apply(record);
+        told.weight = weight;
+        if is_refusal && let Some(ip) = record.ip {
+            self.note_flood(Requester { ip, opted_out: record.opted_out }, &told, now_us);
+        }
+        self.append(told.time_us, now_us, weight, |out, previous_us| {
+            wire::put_record(out, previous_us, &told);
         });
     }
 
@@ -371,10 +382,6 @@ mod tests {
         Record { verdict: Verdict::Admitted, status: 200, decision: 0, path: b"/", ..record() }
     }
 
-    fn push(buffer: &mut Buffer, record: &Record<'_>, now_us: u64) {
-        buffer.push(record.ip, record, now_us);
-    }
-
     fn from(ip: &str) -> Requester {
         Requester { ip: ip.parse().unwrap(), opted_out: false }
     }
@@ -399,9 +406,9 @@ mod tests {
 
     #[test]
     fn a_batch_closes_by_count_or_by_age() {
-        let mut buffer = Buffer::new(Policy { max_batch: 3, ..policy() });
+        let mut buffer = Buffer::new(Policy { max_batch: 3, ..policy() }, Disguise::default());
         for n in 0..4 {
-            push(&mut buffer, &admitted(), 10 + n);
+            buffer.push(&admitted(), 10 + n);
         }
         assert_eq!(buffer.take().map(|sealed| sealed.count), Some(3));
         buffer.tick(1_000_012);
@@ -412,13 +419,13 @@ mod tests {
 
     #[test]
     fn a_flood_is_one_record_and_one_sum_a_second() {
-        let mut buffer = Buffer::new(policy());
+        let mut buffer = Buffer::new(policy(), Disguise::default());
         let refused = Record { verdict: Verdict::Blocked, ..record() };
         let from = from("203.0.113.7");
         for n in 0..1_000u64 {
             let now_us = 5_000_000 + n * 2_000;
             if !buffer.absorb(from, Verdict::Blocked, by(refused.decision), now_us) {
-                push(&mut buffer, &Record { time_us: now_us, ..refused }, now_us);
+                buffer.push(&Record { time_us: now_us, ..refused }, now_us);
             }
         }
         buffer.tick(7_000_000);
@@ -431,8 +438,8 @@ mod tests {
 
     #[test]
     fn another_decision_or_address_is_another_flood() {
-        let mut buffer = Buffer::new(policy());
-        push(&mut buffer, &record(), 1_000);
+        let mut buffer = Buffer::new(policy(), Disguise::default());
+        buffer.push(&record(), 1_000);
         let same = from("203.0.113.7");
         assert!(!buffer.absorb(same, Verdict::Blocked, by(99), 1_001));
         assert!(!buffer.absorb(from("192.0.2.1"), Verdict::Blocked, by(17), 1_001));
@@ -443,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_written_under_the_address_of_its_record() {
-        let mut buffer = Buffer::new(policy());
+        let mut buffer = Buffer::new(policy(), Disguise::default());
         let shown = "203.0.113.0".parse().unwrap();
         let told =
             Record { ip: Some(shown), form: AddressForm::Truncated, opted_out: true, ..record() };
@@ -466,15 +473,15 @@ mod tests {
 
     #[test]
     fn sampling_keeps_weights_right_and_errors_and_sensitive_paths_whole() {
-        let mut buffer = Buffer::new(Policy { sample: 10, ..policy() });
+        let mut buffer = Buffer::new(Policy { sample: 10, ..policy() }, Disguise::default());
         for _ in 0..105 {
-            push(&mut buffer, &admitted(), 1);
+            buffer.push(&admitted(), 1);
         }
         for _ in 0..3 {
-            push(&mut buffer, &Record { path: b"/admin/users", ..admitted() }, 1);
-            push(&mut buffer, &Record { status: 404, ..admitted() }, 1);
+            buffer.push(&Record { path: b"/admin/users", ..admitted() }, 1);
+            buffer.push(&Record { status: 404, ..admitted() }, 1);
         }
-        push(&mut buffer, &Record { path: b"/healthz", ..admitted() }, 1);
+        buffer.push(&Record { path: b"/healthz", ..admitted() }, 1);
         buffer.close(2);
         let records = drain(&mut buffer);
         assert_eq!(records.len(), 10 + 6);
@@ -485,9 +492,9 @@ mod tests {
 
     #[test]
     fn the_oldest_batches_are_dropped_and_counted_when_nobody_takes_them() {
-        let mut buffer = Buffer::new(Policy { max_batch: 10, buffer_bytes: 64 * 1024, ..policy() });
+        let mut buffer = Buffer::new(Policy { max_batch: 10, buffer_bytes: 64 * 1024, ..policy() }, Disguise::default());
         for n in 0..20_000 {
-            push(&mut buffer, &Record { time_us: n, ..admitted() }, n);
+            buffer.push(&Record { time_us: n, ..admitted() }, n);
             buffer.shed(0);
             assert!(buffer.held_bytes() <= 64 * 1024);
         }
@@ -500,8 +507,8 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_closes_what_is_open() {
-        let mut buffer = Buffer::new(policy());
-        push(&mut buffer, &record(), 9_000_000_000);
+        let mut buffer = Buffer::new(policy(), Disguise::default());
+        buffer.push(&record(), 9_000_000_000);
         assert!(buffer.absorb(from("203.0.113.7"), Verdict::Blocked, by(17), 9_000_000_001));
         buffer.tick(5_000_000);
         buffer.tick(5_000_001);
