@@ -18,6 +18,7 @@ use crate::limits::limiter::{Client, Limiter, Outcome as LimitOutcome, RuleCount
 use crate::limits::matching::Request;
 use crate::limits::table::{Counts as TableCounts, Fill};
 use crate::limits::{GrpcStatus, Mode, Standing};
+use crate::privacy::{self, disguise::Disguise};
 use crate::record::buffer::{Buffer, Cause, Policy, Requester};
 use crate::record::delivery::{self, Answer as ShipAnswer, Delivery, Identity, Shipment};
 use crate::record::{Record, Verdict};
@@ -259,11 +260,13 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, worker: Worker) -> Self {
         let namespace = namespace(&config);
+        let disguise = Disguise::new(config.privacy.clone());
+        let buffer = Buffer::new(policy(&config.records), disguise);
         let identity = Identity {
             stream: worker.id,
             started_us: worker.started_us,
             proxy: worker.proxy,
-            key: None,
+            key: buffer.key_id(),
         };
         Self {
             follower: Follower::new(&namespace),
@@ -278,7 +281,7 @@ impl Engine {
             geo: config.geo.clone().map(|settings| Geo::new(settings, worker.id)),
             report: Report::default(),
             next_fill_us: 0,
-            buffer: Buffer::new(policy(&config.records)),
+            buffer,
             delivery: Delivery::new(identity),
             id: worker.id,
             config,
@@ -345,7 +348,13 @@ impl Engine {
             return Judgement::Block(found.id);
         }
         if let (Some(geo), Some(ip)) = (&mut self.geo, client.ip) {
-            let located = geo.locate(shared, ip, u64::from(now) * 1_000);
+            let now_ms = u64::from(now) * 1_000;
+            // Rules go on with what is known already; no third party hears of this client.
+            let located = if client.opted_out && geo.is_third_party() {
+                geo.known(shared, ip, now_ms)
+            } else {
+                geo.locate(shared, ip, now_ms)
+            };
             let may_wait = turn == Turn::First && !self.wait().is_zero();
             let waits = may_wait && located == Located::Pending && self.needs_place(request);
             request.set_located(located);
@@ -357,7 +366,8 @@ impl Engine {
         if !self.config.localize.is_empty()
             && ruling.as_ref().is_none_or(|ruling| ruling.outcome != LimitOutcome::Refused)
         {
-            let place = request.place().map(|place| &**place);
+            let place = request.place().filter(|_| !self.withholds_place(client));
+            let place = place.map(|place| &**place);
             if let Some((rule, location)) =
                 localize::redirect(&self.config.localize, request, place)
             {
@@ -380,6 +390,18 @@ impl Engine {
     /// Whether a rule would judge the request by a place that is not known yet.
     fn needs_place(&self, request: &Request<'_>) -> bool {
         self.limiter.awaits_place(request) || localize::needs_place(&self.config.localize, request)
+    }
+
+    /// What a third party said of a place may refuse a client that opted out, and nothing else.
+    fn withholds_place(&self, client: Client) -> bool {
+        client.opted_out && self.geo.as_ref().is_some_and(Geo::is_third_party)
+    }
+
+    /// What the upstream and the record may be told of where a client is; `None` where nobody
+    /// was to be asked.
+    #[must_use]
+    pub fn tellable(&self, client: Client, request: &Request<'_>) -> Option<Located> {
+        request.located().filter(|_| !self.withholds_place(client)).cloned()
     }
 
     /// How long a request may wait ([`Judgement::Wait`]), in microseconds.
@@ -474,21 +496,23 @@ impl Engine {
 
     /// Adds a refused request to a flood already known. `true`: its details are not needed.
     #[inline]
-    pub fn absorb(&mut self, ip: Option<IpAddr>, judgement: &Judgement, now_us: u64) -> bool {
+    pub fn absorb(&mut self, client: Client, judgement: &Judgement, now_us: u64) -> bool {
         let verdict = judgement.verdict();
-        match ip {
+        match client.ip {
             Some(ip) if verdict.is_refusal() => {
                 let cause = Cause::new(judgement.decision(), judgement.rule());
-                self.buffer.absorb(Requester { ip, opted_out: false }, verdict, cause, now_us)
+                let from = Requester { ip, opted_out: client.opted_out };
+                self.buffer.absorb(from, verdict, cause, now_us)
             }
             _ => false,
         }
     }
 
-    /// Records a request. Returns the requests whose records had to be dropped for it.
+    /// Records a request, with the client's address as it came: what is written is disguised
+    /// as the configuration says. Returns the requests whose records had to be dropped for it.
     pub fn record(&mut self, record: &Record<'_>, now_us: u64) -> u64 {
         let before = self.buffer.totals().lost;
-        self.buffer.push(record.ip, record, now_us);
+        self.buffer.push(record, now_us);
         self.buffer.shed(self.delivery.outgoing_bytes());
         self.buffer.totals().lost - before
     }
@@ -656,8 +680,8 @@ impl Engine {
         })
     }
 
-    /// The leader tells the control plane which limits the plugin has of its own, once in
-    /// each term and after each time that the control plane was away.
+    /// The leader tells the control plane which limits the plugin has of its own and what it
+    /// keeps to itself, once in each term and after each time that the control plane was away.
     fn next_report(&mut self) -> Option<Call> {
         let (leads, term) = self.leads();
         let due = leads && self.report.reachable && self.report.term != term;
@@ -666,12 +690,14 @@ impl Engine {
         }
         self.report = Report { term, in_flight: true, ..self.report };
         let limits: Vec<_> = self.limiter.own().iter().map(|limit| limit.to_json()).collect();
+        let privacy = privacy::report::of(&self.config, self.buffer.key_id());
+        let body = json!({ "limits": limits, "privacy": privacy });
         Some(Call {
             to: To::ControlPlane,
             id: CallId::Report,
             method: "PUT",
             path: crate::limits::REPORT_PATH.to_owned(),
-            body: Some(("application/json", json!({ "limits": limits }).to_string().into_bytes())),
+            body: Some(("application/json", body.to_string().into_bytes())),
             timeout_ms: REPORT_TIMEOUT_MS,
         })
     }
@@ -781,7 +807,7 @@ mod tests {
         let request = Request::new(b"GET", b"site.example", path.as_bytes(), &lines, &properties);
         engine.judge(
             shared,
-            Client { ip, peer: ip },
+            Client { ip, peer: ip, opted_out: false },
             &request,
             now,
             &mut || 1_000_000_000_000,
@@ -1025,5 +1051,42 @@ mod tests {
         assert_eq!((response.status, second.rule()), (429, &b"api"[..]));
         let retry = response.headers.iter().find(|(name, _)| *name == "retry-after").unwrap();
         assert_eq!(retry.1, "60");
+    }
+
+    #[test]
+    fn a_third_party_never_hears_of_who_opted_out_and_what_it_said_before_only_refuses() {
+        const LONDON: &[u8] = br#"{"country": "GB", "city": "London"}"#;
+        let json = |provider| {
+            format!(
+                r#"{{"geo": {{"cluster": "geo", "provider": "{provider}"}},
+                    "limits": [{{"name": "abroad", "match": {{"countries": ["GB"]}},
+                                "anonymous": {{"requests": 1, "per": "1h"}}}}]}}"#
+            )
+        };
+        let client = |opted_out| Client { ip: ip("81.2.69.161"), peer: None, opted_out };
+        let mut shared = MemoryShared::default();
+        let mut judge = |engine: &mut Engine, opted_out: bool| {
+            let (lines, properties) = (Lines(&[]), Properties::new(&[]));
+            let request = Request::new(b"GET", b"site.example", b"/", &lines, &properties);
+            let client = client(opted_out);
+            let clock = &mut || 1_000_000_000_000;
+            let judgement = engine.judge(&mut shared, client, &request, 1, clock, Turn::First);
+            let told = engine.tellable(client, &request);
+            let asked = engine.next_call(&mut shared, 1_000_000).map(|call| call.id);
+            if let Some(id) = asked {
+                engine.answered(id, 200, LONDON, &mut shared, 1_000_000);
+            }
+            (judgement.verdict(), told.is_some_and(|told| told.place().is_some()), asked.is_some())
+        };
+        let mut third = engine(&json("ipinfo"), 1);
+        assert_eq!(judge(&mut third, true), (Verdict::Admitted, false, false));
+        assert_eq!(judge(&mut third, false), (Verdict::Admitted, false, true));
+        // Somebody else's look-up answered: the limit holds for all of that network.
+        assert_eq!(judge(&mut third, true), (Verdict::Admitted, false, false));
+        assert_eq!(judge(&mut third, true), (Verdict::Limited, false, false));
+        // The operator's own control plane is no third party.
+        let mut own = engine(&json("ipwarden"), 2);
+        assert_eq!(judge(&mut own, true), (Verdict::Admitted, false, true));
+        assert!(judge(&mut own, true).1);
     }
 }

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use ipwarden::decisions::Revision;
 use ipwarden::privacy::AddressForm;
+use ipwarden::privacy::disguise::Disguise;
 use ipwarden::record::buffer::{Buffer, Cause, Policy, Requester};
 use ipwarden::record::delivery::{Answer, Delivery, Identity, Shipment};
 use ipwarden::record::{Record, Verdict, wire};
@@ -50,14 +51,15 @@ impl Store {
 fn run(seed: u64) -> (u64, u64, u64) {
     let mut random = Random(seed);
     let buffer_bytes = (64 * 1024) << random.below(3);
-    let mut buffer = Buffer::new(Policy {
+    let policy = Policy {
         max_batch: 1 + random.below(100) as usize,
         max_age_us: 200_000,
         buffer_bytes,
         sample: [1, 1, 7][random.below(3) as usize],
         sensitive_paths: vec![b"/admin".to_vec()],
         skip_paths: vec![b"/skip".to_vec()],
-    });
+    };
+    let mut buffer = Buffer::new(policy, Disguise::default());
     let mut delivery =
         Delivery::new(Identity { stream: seed, started_us: 1, proxy: "p".to_owned(), key: None });
     let mut store = Store::default();

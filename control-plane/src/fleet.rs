@@ -42,6 +42,8 @@ pub struct Follower {
 pub struct Fleet {
     followers: Mutex<HashMap<String, Follower>>,
     reports: Mutex<Reports>,
+    /// What they keep to themselves: each report a list of one.
+    privacy: Mutex<Reports>,
 }
 
 impl Fleet {
@@ -55,7 +57,7 @@ impl Fleet {
         }
     }
 
-    /// Notes the limits that a proxy configures.
+    /// Notes the limits that a proxy configures, and its privacy settings where it told them.
     ///
     /// # Errors
     /// [`Full`]; nothing was noted.
@@ -63,12 +65,29 @@ impl Fleet {
         &self,
         name: &str,
         limits: &[serde_json::Value],
+        privacy: Option<serde_json::Value>,
         now: Timestamp,
     ) -> Result<(), Full> {
         let heard = self.heard();
         let is_gone = |name: &str, reported| !is_connected(heard(name).max(Some(reported)), now);
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.note(name, limits, now, MAX_FOLLOWERS, is_gone)
+        reports.note(name, limits, now, MAX_FOLLOWERS, is_gone)?;
+        let mut settings = self.privacy.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.note(name, privacy.as_slice(), now, MAX_FOLLOWERS, is_gone)
+    }
+
+    /// The privacy settings of connected proxies as they told them, equal ones together, with
+    /// the proxies' names; proxies that told none are left out.
+    #[must_use]
+    pub fn privacy(&self, now: Timestamp) -> Vec<(serde_json::Value, Vec<String>)> {
+        let live = {
+            let heard = self.heard();
+            let is_gone =
+                |name: &str, reported| !is_connected(heard(name).max(Some(reported)), now);
+            self.privacy.lock().unwrap_or_else(PoisonError::into_inner).live(is_gone)
+        };
+        let told = Configured::read(live);
+        told.into_iter().filter_map(|mut told| Some((told.limits.pop()?, told.proxies))).collect()
     }
 
     /// The limits that connected proxies configure.
@@ -271,11 +290,25 @@ mod tests {
     }
 
     #[test]
+    fn privacy_settings_are_known_while_their_proxy_is_connected() {
+        let fleet = Fleet::default();
+        for name in ["a", "b", "c"] {
+            fleet.note(name, follower(None, 0));
+        }
+        let told = serde_json::json!({"address": "truncate"});
+        fleet.report("b", &[], Some(told.clone()), at(0)).unwrap();
+        fleet.report("a", &[], Some(told.clone()), at(0)).unwrap();
+        fleet.report("c", &[], None, at(0)).unwrap();
+        assert_eq!(fleet.privacy(at(1)), [(told, vec!["a".to_owned(), "b".to_owned()])]);
+        assert_eq!(fleet.privacy(at(1_000)), []);
+    }
+
+    #[test]
     fn limits_are_known_while_their_proxy_is_connected() {
         let fleet = Fleet::default();
         fleet.note("a", follower(None, 0));
         fleet.note("b", follower(None, 0));
-        fleet.report("a", &[serde_json::json!({"name": "login"})], at(0)).unwrap();
+        fleet.report("a", &[serde_json::json!({"name": "login"})], None, at(0)).unwrap();
         fleet.note("b", follower(None, 200));
         assert_eq!(fleet.connected(at(299)), ["a", "b"]);
         assert_eq!(fleet.connected(at(300)), ["b"]);

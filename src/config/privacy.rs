@@ -100,7 +100,8 @@ fn address(
 fn given(field: &Field<'_>, errors: &mut Errors) -> Option<Key> {
     let Json::Text(text) = field.value else {
         let found = field.value.kind();
-        errors.add(&field.place, format!("found {found}: expected 64 hexadecimal digits in quotes"));
+        errors
+            .add(&field.place, format!("found {found}: expected 64 hexadecimal digits in quotes"));
         return None;
     };
     Key::from_hex(text).map_err(|error| errors.add(&field.place, error.to_string())).ok()

@@ -81,6 +81,7 @@ fn every_setting_is_read() {
                 skip_paths: vec!["/healthz".to_owned()],
                 identity: true,
             },
+            privacy: Privacy::default(),
         }
     );
 }
@@ -137,7 +138,7 @@ fn unknown_and_repeated_settings_are_errors() {
         &[
             "recrods: unknown setting: did you mean 'records'?",
             "x: unknown setting: expected 'proxy', 'control_plane', 'client_ip', 'decisions', \
-             'identity', 'limits', 'limits_table', 'geo', 'localize' or 'records'",
+             'identity', 'limits', 'limits_table', 'geo', 'localize', 'records' or 'privacy'",
         ],
     );
     refused(

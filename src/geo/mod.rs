@@ -221,6 +221,28 @@ impl Geo {
         self.locate_unknown(shared, ip, now_ms)
     }
 
+    /// Where an address is, as far as this Envoy knows already; nobody is asked for it.
+    pub fn known(&mut self, shared: &mut dyn SharedData, ip: IpAddr, now_ms: u64) -> Located {
+        let now = seconds(now_ms);
+        let found = self.cache.find(ip, now).or_else(|| {
+            let (network, answer, expires_at) =
+                self.open.then(|| self.common.find(shared, ip, now)).flatten()?;
+            self.cache.insert(network, answer.clone(), expires_at);
+            Some(answer)
+        });
+        match found {
+            Some(answer) => answer.map_or(Located::Nowhere, Located::Known),
+            None => Located::Unavailable,
+        }
+    }
+
+    /// Whether look-ups leave the operator's own systems: everyone but a control plane is a
+    /// third party.
+    #[must_use]
+    pub const fn is_third_party(&self) -> bool {
+        !matches!(self.settings.provider, provider::Provider::Ipwarden)
+    }
+
     #[cold]
     fn locate_unknown(&mut self, shared: &mut dyn SharedData, ip: IpAddr, now_ms: u64) -> Located {
         let now = seconds(now_ms);

@@ -217,8 +217,9 @@ impl Plugin {
             Vec::new()
         });
         let headers = Headers::new(&block);
-        let client = client(&self.engine.config().client_ip, &headers);
-        let fields = Fields::pick(headers.clone());
+        let config = self.engine.config();
+        let fields = Fields::pick(headers.clone(), &config.privacy.choices);
+        let client = client(&config.client_ip, &headers, &fields);
         let request = Request::new(fields.method, fields.host, fields.path, &headers, &Properties);
         let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
         let judgement = self.engine.judge(
@@ -231,9 +232,9 @@ impl Plugin {
         );
         let judged = Judged {
             started_us: 0,
-            ip: client.ip,
+            client,
             judgement,
-            located: request.located().cloned(),
+            located: self.engine.tellable(client, &request),
             identity: Vec::new(),
             facts: Default::default(),
         };

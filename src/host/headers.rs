@@ -6,6 +6,7 @@
 
 use crate::bytes::{Reader, put_varint};
 use crate::limits::matching::HeaderSource;
+use crate::privacy::settings::Choices;
 use crate::record::bounds;
 
 /// Most pairs that are looked at: Envoy itself accepts no more than 1024.
@@ -92,11 +93,13 @@ pub(super) struct Fields<'a> {
     pub(super) query: &'a [u8],
     pub(super) user_agent: &'a [u8],
     pub(super) request_id: &'a [u8],
+    /// The client opted out in a way that is respected. Not packed: known at the request.
+    pub(super) opted_out: bool,
 }
 
 impl<'a> Fields<'a> {
     /// Picks the fields from a header block.
-    pub(super) fn pick(headers: Headers<'a>) -> Self {
+    pub(super) fn pick(headers: Headers<'a>, choices: &Choices) -> Self {
         let mut fields = Self::default();
         for (name, value) in headers {
             match name {
@@ -105,6 +108,9 @@ impl<'a> Fields<'a> {
                 b":path" => (fields.path, fields.query) = split_query(value),
                 b"user-agent" => fields.user_agent = value,
                 b"x-request-id" => fields.request_id = value,
+                b"sec-gpc" | b"dnt" | b"cookie" => {
+                    fields.opted_out |= choices.opts_out(name, value);
+                }
                 _ => {}
             }
         }
@@ -142,6 +148,7 @@ impl Facts {
             query: next(),
             user_agent: next(),
             request_id: next(),
+            opted_out: false,
         }
     }
 }

@@ -13,7 +13,6 @@ mod headers;
 mod metrics;
 
 use core::cell::RefCell;
-use core::net::IpAddr;
 use core::time::Duration;
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
@@ -32,6 +31,8 @@ use crate::geo::{Country, Failure, Gauges, Located};
 use crate::limits::identity;
 use crate::limits::limiter::Client;
 use crate::limits::matching::{Attributes, Request};
+use crate::privacy::settings::KeySource;
+use crate::privacy::{self, AddressForm};
 use crate::record::delivery::Answer;
 use crate::record::{GEO_QUOTA_FLAG, Record, Verdict};
 use abi::{Buffer, HostShared, Map};
@@ -108,6 +109,9 @@ impl Root {
         {
             let token = read_token(geo.token.as_ref(), "geo").map_err(|error| vec![error])?;
             geo.token = Some(Token::Literal(token));
+        }
+        if let privacy::settings::Address::Pseudonym { key, .. } = &mut config.privacy.address {
+            read_key(key).map_err(|error| vec![error])?;
         }
         let proxy = config.proxy.clone().unwrap_or_else(node_id);
         let secret = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
@@ -431,7 +435,7 @@ struct Stream {
 
 struct Judged {
     started_us: u64,
-    ip: Option<IpAddr>,
+    client: Client,
     judgement: Judgement,
     /// What was known of the client's place; `None` where nobody was to be asked.
     located: Option<Located>,
@@ -453,12 +457,13 @@ impl HttpContext for Stream {
             Vec::new()
         });
         let headers = Headers::new(&block);
-        let client = client(&plugin.engine.config().client_ip, &headers);
+        let config = plugin.engine.config();
+        let fields = Fields::pick(headers.clone(), &config.privacy.choices);
+        let client = client(&config.client_ip, &headers, &fields);
         if client.ip.is_none() {
             plugin.metrics.address_unknown.add(1);
         }
         plugin.strip_untrusted(&client, &headers);
-        let fields = Fields::pick(headers.clone());
         let request = Request::new(fields.method, fields.host, fields.path, &headers, &Properties);
         let now_s = u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX);
         let judgement = plugin.engine.judge(
@@ -472,7 +477,7 @@ impl HttpContext for Stream {
         let started_us = now_ns / 1_000;
         let judged = self.state.insert(Judged {
             started_us,
-            ip: client.ip,
+            client,
             judgement,
             located: None,
             identity: plugin.identity(&request, client),
@@ -496,7 +501,7 @@ impl HttpContext for Stream {
                 Turn::Waited,
             );
         }
-        judged.located = request.located().cloned();
+        judged.located = plugin.engine.tellable(client, &request);
         plugin.finish(judged, &headers)
     }
 
@@ -542,7 +547,7 @@ impl HttpContext for Stream {
         let now_us = abi::now_ns() / 1_000;
         match &self.state {
             Some(judged) => {
-                if plugin.engine.absorb(judged.ip, &judged.judgement, now_us) {
+                if plugin.engine.absorb(judged.client, &judged.judgement, now_us) {
                     return;
                 }
                 plugin.record(judged, now_us);
@@ -551,9 +556,11 @@ impl HttpContext for Stream {
                 // It ended before we saw its headers: malformed, too large, timed out.
                 let block = abi::pairs(Map::Request).unwrap_or_default();
                 let headers = Headers::new(&block);
-                let ip = client(&plugin.engine.config().client_ip, &headers).ip;
+                let config = plugin.engine.config();
+                let fields = Fields::pick(headers.clone(), &config.privacy.choices);
+                let client = client(&config.client_ip, &headers, &fields);
                 plugin.metrics.count_request(Verdict::Unseen);
-                plugin.record_as(Verdict::Unseen, now_us, ip, None, Fields::pick(headers), now_us);
+                plugin.record_as(Verdict::Unseen, now_us, client, None, fields, now_us);
             }
         }
     }
@@ -576,13 +583,14 @@ impl Plugin {
     fn record(&mut self, judged: &Judged, now_us: u64) {
         let verdict = judged.judgement.verdict();
         let fields = judged.facts.fields();
-        self.record_as(verdict, judged.started_us, judged.ip, Some(judged), fields, now_us);
+        self.record_as(verdict, judged.started_us, judged.client, Some(judged), fields, now_us);
     }
 
     /// The client's verified identity, where records name it.
     fn identity(&self, request: &Request<'_>, client: Client) -> Vec<u8> {
         let config = self.engine.config();
-        if !config.records.identity || config.control_plane.is_none() {
+        let wanted = config.records.identity && !client.opted_out;
+        if !wanted || config.control_plane.is_none() {
             return Vec::new();
         }
         let sources = &config.identity;
@@ -627,7 +635,7 @@ impl Plugin {
         &mut self,
         verdict: Verdict,
         started_us: u64,
-        ip: Option<IpAddr>,
+        client: Client,
         judged: Option<&Judged>,
         fields: Fields<'_>,
         now_us: u64,
@@ -639,9 +647,10 @@ impl Plugin {
         let status = abi::integer(b"response\0code").and_then(|code| u16::try_from(code).ok());
         let record = Record {
             time_us: started_us,
-            ip,
-            form: crate::privacy::AddressForm::Full,
-            opted_out: false,
+            ip: client.ip,
+            // As it came: the engine disguises it.
+            form: AddressForm::Full,
+            opted_out: client.opted_out,
             verdict,
             weight: 1,
             decision: judgement.map_or(0, Judgement::decision),
@@ -677,7 +686,7 @@ impl Attributes for Properties {
     }
 }
 
-fn client(source: &Source, headers: &Headers<'_>) -> Client {
+fn client(source: &Source, headers: &Headers<'_>, fields: &Fields<'_>) -> Client {
     let peer = abi::property(b"source\0address").ok().flatten();
     let peer = peer.and_then(|peer| crate::address::parse_peer(&peer));
     let ip = match source.header_name() {
@@ -691,7 +700,7 @@ fn client(source: &Source, headers: &Headers<'_>) -> Client {
             client_ip::resolve(source, peer, &lines)
         }
     };
-    Client { ip, peer }
+    Client { ip, peer, opted_out: fields.opted_out }
 }
 
 fn status(map: Map) -> Option<u16> {
@@ -704,17 +713,34 @@ fn read_token(token: Option<&Token>, section: &str) -> Result<String, String> {
     match token {
         None => Ok(String::new()),
         Some(Token::Literal(token)) => Ok(token.clone()),
-        Some(Token::Env(name)) => {
-            #[expect(clippy::disallowed_methods, reason = "the configuration names this variable")]
-            let value = std::env::var(name);
-            match value {
-                Ok(token) if !token.trim().is_empty() => Ok(token.trim().to_owned()),
-                _ => Err(format!(
-                    "{section}.token_env: the VM has no environment variable {name}: pass it with vm_config.environment_variables (host_env_keys or key_values)"
-                )),
-            }
-        }
+        Some(Token::Env(name)) => variable(name)
+            .map(|value| value.trim().to_owned())
+            .ok_or_else(|| format!("{section}.token_env: {}", missing(name))),
     }
+}
+
+/// Puts the key itself in the place of the variable that holds it. No message repeats it.
+fn read_key(source: &mut KeySource) -> Result<(), String> {
+    let KeySource::Env(name) = source else { return Ok(()) };
+    let text = variable(name)
+        .ok_or_else(|| format!("privacy.key_env: {}, or set privacy.key", missing(name)))?;
+    let key = privacy::Key::from_hex(&text)
+        .map_err(|error| format!("privacy.key_env: in the environment variable {name}: {error}"))?;
+    *source = KeySource::Given(key);
+    Ok(())
+}
+
+/// A variable of the VM, if it is set to something.
+fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "the configuration names this variable")]
+    let value = std::env::var(name);
+    value.ok().filter(|value| !value.trim().is_empty())
+}
+
+fn missing(name: &str) -> String {
+    format!(
+        "the VM has no environment variable {name}: pass it with vm_config.environment_variables (host_env_keys or key_values)"
+    )
 }
 
 fn node_id() -> String {

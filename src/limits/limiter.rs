@@ -53,6 +53,8 @@ pub struct Client {
     pub ip: Option<IpAddr>,
     /// Envoy's address of the peer, which decides whether a header is trusted.
     pub peer: Option<IpAddr>,
+    /// The client opted out of being followed; limits hold all the same.
+    pub opted_out: bool,
 }
 
 /// What the limits said of a request.

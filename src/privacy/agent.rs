@@ -112,9 +112,8 @@ pub fn family(user_agent: &[u8]) -> &'static str {
     if text.is_empty() {
         return "";
     }
-    let scanner = starts(text).find_map(|rest| {
-        SCANNERS.into_iter().find(|name| rest.starts_with(name.as_bytes()))
-    });
+    let scanner = starts(text)
+        .find_map(|rest| SCANNERS.into_iter().find(|name| rest.starts_with(name.as_bytes())));
     if let Some(name) = scanner {
         return name;
     }
@@ -162,7 +161,10 @@ mod tests {
         of(&format!("{MOZILLA} {WEBKIT} Chrome/142.0.0.0 Safari/537.36"), "Chrome");
         of(&format!("{MOZILLA} {WEBKIT} Chrome/142.0.0.0 Safari/537.36 Edg/142.0.1"), "Edge");
         of(&format!("{MOZILLA} {WEBKIT} Chrome/142.0.0.0 Safari/537.36 OPR/99"), "Opera");
-        of(&format!("{MOZILLA} {WEBKIT} SamsungBrowser/28 Chrome/130 Safari/9"), "Samsung Internet");
+        of(
+            &format!("{MOZILLA} {WEBKIT} SamsungBrowser/28 Chrome/130 Safari/9"),
+            "Samsung Internet",
+        );
         of("Mozilla/5.0 (Macintosh) AppleWebKit/605 Version/18 Safari/605", "Safari");
         of("Mozilla/5.0 (iPhone) AppleWebKit/605 CriOS/142 Mobile Safari/604", "Chrome");
         of("Mozilla/5.0 (iPhone) AppleWebKit/605 FxiOS/145 Mobile Safari/604", "Firefox");

@@ -198,11 +198,8 @@ mod tests {
 
     #[test]
     fn user_agents_and_queries_are_reduced_by_choice() {
-        let family = Settings {
-            user_agent: UserAgent::Family,
-            keep_query: false,
-            ..Settings::default()
-        };
+        let family =
+            Settings { user_agent: UserAgent::Family, keep_query: false, ..Settings::default() };
         let told = Disguise::new(family).apply(&record());
         assert_eq!((told.user_agent, told.query), (&b"Firefox"[..], &b""[..]));
         assert_eq!(told.identity, b"alice", "what was not asked for stays");

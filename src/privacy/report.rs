@@ -51,10 +51,7 @@ pub fn of(config: &Config, key: Option<KeyId>) -> Value {
             Provider::Ipinfo => "ipinfo",
             Provider::Generic { .. } => "generic",
         };
-        members.insert(
-            "geo".to_owned(),
-            json!({"provider": provider, "authority": geo.authority}),
-        );
+        members.insert("geo".to_owned(), json!({"provider": provider, "authority": geo.authority}));
     }
     report
 }

@@ -361,6 +361,7 @@ fn starts_with_any(path: &[u8], prefixes: &[Vec<u8>]) -> bool {
 mod tests {
     use super::*;
     use crate::privacy::AddressForm;
+    use crate::privacy::settings::{Address, Settings};
     use crate::record::wire::tests::{header, record};
 
     fn policy() -> Policy {
@@ -449,25 +450,21 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_written_under_the_address_of_its_record() {
-        let mut buffer = Buffer::new(policy(), Disguise::default());
+    fn a_flood_is_told_apart_by_the_address_and_written_under_the_disguised_one() {
+        let settings = Settings { address: Address::Truncate, ..Settings::default() };
+        let mut buffer = Buffer::new(policy(), Disguise::new(settings));
         let shown = "203.0.113.0".parse().unwrap();
-        let told =
-            Record { ip: Some(shown), form: AddressForm::Truncated, opted_out: true, ..record() };
-        buffer.push(record().ip, &told, 1_000);
-        let source = Requester { opted_out: true, ..from("203.0.113.7") };
-        assert!(buffer.absorb(source, Verdict::Blocked, by(17), 2_000));
-        assert!(!buffer.absorb(Requester { ip: shown, ..source }, Verdict::Blocked, by(17), 1));
+        buffer.push(&record(), 1_000);
+        assert!(buffer.absorb(from("203.0.113.7"), Verdict::Blocked, by(17), 2_000));
+        assert!(!buffer.absorb(from("203.0.113.0"), Verdict::Blocked, by(17), 2_000));
+        assert!(!buffer.absorb(from("203.0.113.8"), Verdict::Blocked, by(17), 2_000));
         buffer.close(3_000);
         let sealed = buffer.take().unwrap();
         let bytes = wire::encode(&header(), sealed.base_us, sealed.count, &sealed.records);
         let batch = wire::decode(&bytes).unwrap();
         assert_eq!(batch.records.len(), 2);
         for found in batch.records {
-            assert_eq!(
-                (found.ip, found.form, found.opted_out),
-                (Some(shown), AddressForm::Truncated, true)
-            );
+            assert_eq!((found.ip, found.form), (Some(shown), AddressForm::Truncated));
         }
     }
 
@@ -492,7 +489,10 @@ mod tests {
 
     #[test]
     fn the_oldest_batches_are_dropped_and_counted_when_nobody_takes_them() {
-        let mut buffer = Buffer::new(Policy { max_batch: 10, buffer_bytes: 64 * 1024, ..policy() }, Disguise::default());
+        let mut buffer = Buffer::new(
+            Policy { max_batch: 10, buffer_bytes: 64 * 1024, ..policy() },
+            Disguise::default(),
+        );
         for n in 0..20_000 {
             buffer.push(&Record { time_us: n, ..admitted() }, n);
             buffer.shed(0);

@@ -44,9 +44,14 @@ pub struct LimitsReport {
     /// The plugin's own limits, as in its configuration; at most 64.
     #[schema(value_type = Vec<Object>)]
     limits: Vec<Value>,
+    /// What it keeps to itself and whose choice it respects, as the page for visitors tells it;
+    /// absent from filters of before this was reported.
+    #[schema(value_type = Option<Object>)]
+    privacy: Option<Value>,
 }
 
-/// Notes the limits that a proxy configures, so that people see what is in force. Sent by the
+/// Notes the limits that a proxy configures and what it keeps to itself, so that people see what
+/// is in force. Sent by the
 /// leading worker when it begins to follow the stream, and after a poll that failed.
 #[utoipa::path(
     put, path = "/v1/proxies/limits", tag = "proxies", request_body = LimitsReport,
@@ -92,7 +97,7 @@ pub(crate) async fn report_limits(
         return Err(Problem::unacceptable(faults));
     }
     app.fleet
-        .report(name, &report.limits, app.clock.now())
+        .report(name, &report.limits, report.privacy, app.clock.now())
         .map_err(|full| Problem::busy(full.to_string(), 60))?;
     Ok(StatusCode::NO_CONTENT)
 }

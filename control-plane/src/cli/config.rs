@@ -11,6 +11,7 @@ use ipwarden::limits::identity::{self, CertificateField};
 use super::error::{CliError, Place, Result};
 use super::limits::words;
 use super::output::{Format, GOOD, STRONG, Session};
+use super::sight;
 use super::text::{bytes, clean, counted};
 use crate::config::{AfterRaw, Config as ServiceConfig, Privacy, duration_words};
 
@@ -266,6 +267,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
     summary
         .push(("limits table", format!("{keys}; a request that can't be counted is {contention}")));
     summary.push(("records", records));
+    summary.extend(sight::words(config));
     summary
 }
 
@@ -365,6 +367,10 @@ mod tests {
                 "limit: login: 5/1m, 10/1m where authenticated, for each address, for /login*, /admin*; enforced",
                 "limits table: 500 000 keys; a request that can't be counted is refused",
                 "records: batches of 500 or 1s, 4.0 MiB buffered per worker, one in 10 of the ordinary records kept",
+                "addresses: as they come",
+                "user agents: as they come",
+                "queries: travel with the record",
+                "opt-out: Sec-GPC: 1, cookie ipwarden_optout=1: address cut to /24 and /48, no user agent, no identity",
             ]
         );
     }

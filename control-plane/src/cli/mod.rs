@@ -41,6 +41,7 @@ pub mod rules;
 #[cfg(test)]
 mod samples;
 pub mod serve;
+mod sight;
 pub mod sse;
 pub mod suspects;
 pub mod table;

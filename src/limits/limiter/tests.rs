@@ -64,7 +64,7 @@ impl World {
         let request =
             Request::new(b"POST", b"site.example", asks.path.as_bytes(), &lines, &properties);
         let now = self.now;
-        let client = Client { ip, peer: ip };
+        let client = Client { ip, peer: ip, opted_out: false };
         self.workers[worker].judge(&mut self.shared, client, &request, &mut || now)
     }
 
@@ -119,7 +119,7 @@ fn an_unlimited_request_costs_no_host_call_and_a_flood_almost_none() {
     let (lines, properties) = (Lines(&[]), Properties::new(&[]));
     let before = (world.shared.gets, world.shared.sets);
     let request = Request::new(b"GET", b"", b"/", &lines, &properties);
-    let client = Client { ip: None, peer: None };
+    let client = Client { ip: None, peer: None, opted_out: false };
     let ruling = world.workers[0].judge(&mut world.shared, client, &request, &mut || {
         clock.set(clock.get() + 1);
         NOW

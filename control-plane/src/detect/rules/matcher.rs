@@ -10,6 +10,7 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 use regex::bytes::Regex;
 
+use super::Needs;
 use crate::detect::Observation;
 use crate::detect::shape::{LineKind, is_random};
 use crate::detect::text::{Notes, Target};
@@ -83,6 +84,18 @@ pub struct Conditions {
     pub min_bytes: usize,
     /// Whether there is a user agent.
     pub has_agent: Option<bool>,
+}
+
+impl Conditions {
+    /// What they look at.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let looks = |wanted: &[Place]| self.texts.iter().any(|(place, _)| wanted.contains(place));
+        Needs {
+            user_agent: looks(&[Place::Agent]) || self.has_agent.is_some(),
+            query: looks(&[Place::Query, Place::Target]) || self.random == Some(Place::Query),
+        }
+    }
 }
 
 #[derive(Debug)]

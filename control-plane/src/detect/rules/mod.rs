@@ -70,6 +70,18 @@ pub struct Rule {
     pub references: Vec<String>,
     /// Lines and what they lead to.
     pub examples: Vec<Example>,
+    /// What it can't do without.
+    pub needs: Needs,
+}
+
+/// What of a request a rule looks at beyond method, path and status: what it loses sight of
+/// where the proxies keep it to themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// The user agent, in at least one of its alternatives.
+    pub user_agent: bool,
+    /// The query, in at least one of its alternatives.
+    pub query: bool,
 }
 
 /// Which values are counted once.

@@ -15,7 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::matcher::{Builder, Conditions, How, Matcher, Place, TextCondition};
-use super::{Distinct, Example, GroupBy, Known, MAX_CAPACITY, MAX_RULES, Memory, Rule};
+use super::{Distinct, Example, GroupBy, Known, MAX_CAPACITY, MAX_RULES, Memory, Needs, Rule};
 use crate::config::nearest;
 use crate::detect::Severity;
 use crate::detect::shape::LineKind;
@@ -282,6 +282,14 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
         section.finish(at);
     }
     section.finish(at);
+    let mut needs = Needs {
+        user_agent: distinct == Some(Distinct::UserAgent),
+        query: distinct == Some(Distinct::Query),
+    };
+    for found in alternatives.iter().map(Conditions::needs) {
+        needs.user_agent |= found.user_agent;
+        needs.query |= found.query;
+    }
     let rule = Rule {
         name,
         description,
@@ -296,6 +304,7 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
         memory,
         references,
         examples,
+        needs,
     };
     Some((rule, alternatives))
 }
