@@ -82,6 +82,8 @@ pub struct Metrics {
     pub automatic_blocks: Family<Kind, Counter>,
     /// How long the hourly pass takes.
     pub pass_seconds: Histogram,
+    /// 1 while the hourly pass is under way.
+    pub pass_running: Gauge<u64, AtomicU64>,
     /// Of the streaming detectors.
     pub detect: Detection,
     /// Set when the metrics are read.
@@ -170,6 +172,7 @@ impl Metrics {
             suspects: Counter::default(),
             automatic_blocks: Family::default(),
             pass_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            pass_running: Gauge::default(),
             detect: Detection::default(),
             now: Readings::default(),
         };
@@ -209,6 +212,11 @@ impl Metrics {
             "Time that the hourly pass takes",
             Unit::Seconds,
             metrics.pass_seconds.clone(),
+        );
+        r.register(
+            "detect_pass_running",
+            "1 while the hourly pass is under way",
+            metrics.pass_running.clone(),
         );
         r.register("suspects_opened", "Suspects opened", metrics.suspects.clone());
         r.register(

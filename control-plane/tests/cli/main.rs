@@ -6,6 +6,7 @@ mod bench;
 mod decisions;
 mod doctor;
 mod geo;
+mod killed;
 mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;

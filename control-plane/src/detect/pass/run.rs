@@ -147,6 +147,7 @@ impl Pass {
             });
         }
         let started = tokio::time::Instant::now();
+        let _running = Running::new(&inner.metrics);
         let settings = inner.settings.clone();
         let least = settings.forest_requests.min(settings.hourly_requests.saturating_add(1));
         let rollups = inner.log.rollups(hour, least).await?;
@@ -203,6 +204,22 @@ impl Pass {
         }
         inner.suspects.look();
         Ok(())
+    }
+}
+
+/// Says in the metrics that the pass is under way, until it is dropped.
+struct Running<'a>(&'a Metrics);
+
+impl<'a> Running<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.pass_running.set(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.pass_running.set(0);
     }
 }
 
