@@ -14,6 +14,7 @@ use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
 
@@ -43,6 +44,8 @@ pub struct App {
     pub suspects: Suspects,
     /// The hourly pass.
     pub pass: Pass,
+    /// Who is told of suspects and blocks.
+    pub notifier: Notifier,
     /// Who follows the decision stream.
     pub fleet: Fleet,
     /// What is counted.

@@ -18,6 +18,7 @@
 //! | [`live`] | records as they are stored, for whoever watches |
 //! | [`metrics`] | what is counted |
 //! | [`model`] | the words of the domain as types: what the API speaks and the stores keep |
+//! | [`notify`] | telling others of suspects and blocks: webhooks, chat |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`] | the whole URL table: paths, roles, time limits |
 //! | [`serve`] | start and orderly end |
@@ -41,6 +42,7 @@ pub mod limits;
 pub mod live;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod problem;
 pub mod router;
 pub mod serve;

@@ -80,6 +80,8 @@ pub struct Metrics {
     pub suspects: Counter,
     /// Automatic blocks: made, withheld (the brake), allowed, protected.
     pub automatic_blocks: Family<Kind, Counter>,
+    /// Events that hooks were to be told: sent, failed (an attempt; they wait), dropped.
+    pub notifications: Family<Kind, Counter>,
     /// How long the hourly pass takes.
     pub pass_seconds: Histogram,
     /// 1 while the hourly pass is under way.
@@ -138,6 +140,10 @@ pub struct Readings {
     pub geo_built: Family<Kind, Gauge>,
     /// Suspects that nobody has judged.
     pub suspects_open: Gauge<u64, AtomicU64>,
+    /// Events that wait for hooks.
+    pub notifications_waiting: Gauge<u64, AtomicU64>,
+    /// Events that hooks were never told, since they were configured.
+    pub notifications_dropped: Gauge<u64, AtomicU64>,
     /// Whether the brake acted within the hour.
     pub braked: Gauge<u64, AtomicU64>,
     /// Size of the state store's files.
@@ -171,6 +177,7 @@ impl Metrics {
             flags: Family::default(),
             suspects: Counter::default(),
             automatic_blocks: Family::default(),
+            notifications: Family::default(),
             pass_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             pass_running: Gauge::default(),
             detect: Detection::default(),
@@ -224,6 +231,11 @@ impl Metrics {
             "Blocks that the policy asked for by what became of them",
             metrics.automatic_blocks.clone(),
         );
+        r.register(
+            "notifications",
+            "Events that hooks were to be told by what became of them",
+            metrics.notifications.clone(),
+        );
         let detect = &metrics.detect;
         r.register("detect_batches", "Batches offered to the detectors", detect.batches.clone());
         r.register(
@@ -255,6 +267,16 @@ impl Metrics {
             "automatic_blocks_braked",
             "1 while the brake withholds automatic blocks, or did within the hour",
             now.braked.clone(),
+        );
+        r.register(
+            "notifications_waiting",
+            "Events that wait for hooks",
+            now.notifications_waiting.clone(),
+        );
+        r.register(
+            "notifications_given_up",
+            "Events that hooks were never told, since they were configured",
+            now.notifications_dropped.clone(),
         );
         r.register("geo_databases", "Geolocation databases in use", now.geo_databases.clone());
         r.register(
@@ -320,6 +342,11 @@ impl Metrics {
     /// Counts a block that the policy asked for by what became of it.
     pub fn automatic_block(&self, kind: &'static str) {
         self.automatic_blocks.get_or_create(&Kind(kind)).inc();
+    }
+
+    /// Counts events that a hook was to be told by what became of them.
+    pub fn notified(&self, kind: &'static str, events: u64) {
+        self.notifications.get_or_create(&Kind(kind)).inc_by(events);
     }
 
     /// Counts a stored batch by what the detectors made of it.

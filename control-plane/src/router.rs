@@ -18,8 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    audit, check, decisions, detect, geo, import, limits, meta, proxies, requests, status, stream,
-    suspects, tokens,
+    audit, check, decisions, detect, geo, import, limits, meta, notify, proxies, requests, status,
+    stream, suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -91,6 +91,8 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/v1/suspects/{id}", Access::Read, 30),
     (Method::POST, "/v1/suspects/{id}/confirm", Access::Admin, 30),
     (Method::POST, "/v1/suspects/{id}/dismiss", Access::Admin, 30),
+    (Method::GET, "/v1/notify", Access::Read, 30),
+    (Method::POST, "/v1/notify/test", Access::Admin, 60),
     (Method::GET, "/v1/proxies", Access::Read, 30),
     (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
     (Method::GET, "/v1/audit", Access::Read, 30),
@@ -130,6 +132,8 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(suspects::show))
         .routes(routes!(suspects::confirm))
         .routes(routes!(suspects::dismiss))
+        .routes(routes!(notify::list))
+        .routes(routes!(notify::test))
         .routes(routes!(proxies::list))
         .routes(routes!(proxies::report_limits))
         .routes(routes!(audit::list))

@@ -31,6 +31,7 @@ use crate::hub::Hub;
 use crate::ingest::{Ingest, Writer};
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::notify::{Notifier, NotifyError};
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
@@ -81,6 +82,9 @@ pub enum ServeError {
     /// Detection can't start.
     #[error(transparent)]
     Detect(#[from] FeedError),
+    /// Nobody can be told of suspects.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// The first tokens can't be made.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -166,6 +170,14 @@ impl Service {
         let geo = Geo::new(config.geo_dir(), config.geo.files.clone());
         // Before the first record: each is completed when it is stored, and only then.
         look_at_geo(geo.clone(), Arc::clone(&metrics), now).await;
+        // Before anything is flagged: hooks are told what is noted from now on.
+        let notifier = Notifier::start(
+            config.notify.clone(),
+            Arc::clone(&state),
+            clock.clone(),
+            Arc::clone(&metrics),
+        )
+        .await??;
         let (suspects, judge) = Suspects::new(
             Arc::clone(&state),
             hub.clone(),
@@ -218,6 +230,7 @@ impl Service {
             geo,
             suspects,
             pass,
+            notifier,
             fleet: Fleet::default(),
             metrics,
             imports: Semaphore::new(IMPORTS),
@@ -227,8 +240,9 @@ impl Service {
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
         let pass = app.pass.clone().keep(app.hub.clone());
+        let notifier = app.notifier.clone().run(app.hub.clone());
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, pass);
+            tokio::join!(house, geo, pass, notifier);
         });
         let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();

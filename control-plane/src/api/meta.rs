@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 
 use super::status::{LOG_FILE, STATE_FILE, live_decisions, open_suspects, store_bytes};
 use super::{AppState, Problem, ProblemBody};
+use crate::notify::Backlog;
 use crate::{fleet, metrics};
 
 /// The process runs and answers.
@@ -55,6 +56,10 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     read.revision.set(revision.number);
     read.decisions.set(live_decisions(&app).await?);
     read.suspects_open.set(open_suspects(&app).await?);
+    let backlogs = app.state.backlog().await?;
+    let sum = |of: fn(&Backlog) -> u64| backlogs.iter().map(of).fold(0, u64::saturating_add);
+    read.notifications_waiting.set(sum(|backlog| backlog.waiting));
+    read.notifications_dropped.set(sum(|backlog| backlog.dropped));
     read.braked.set(u64::from(app.suspects.brake(app.clock.now()).is_some()));
     read.polls_waiting.set(app.hub.waiting() as u64);
     read.live_subscribers.set(app.live.subscribers() as u64);

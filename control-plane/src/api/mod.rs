@@ -12,6 +12,7 @@ pub mod geo;
 pub mod import;
 pub mod limits;
 pub mod meta;
+pub mod notify;
 pub mod proxies;
 pub mod requests;
 pub mod status;

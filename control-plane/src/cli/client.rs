@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
-    Added, AllLocated, Audit, Checked, Decisions, Detected, Imported, JudgedSuspect, LimitMode,
-    LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records, Removed, ResetMade, Status,
-    SuspectsPage, Tokens,
+    Added, AllLocated, Audit, Checked, Decisions, Detected, HookTests, Hooks, Imported,
+    JudgedSuspect, LimitMode, LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records, Removed,
+    ResetMade, Status, SuspectsPage, Tokens,
 };
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
@@ -256,6 +256,26 @@ impl Client {
             body[field] = value.into();
         }
         self.send(Method::POST, &format!("/v1/suspects/{id}/{verb}"), &body).await
+    }
+
+    /// `GET /v1/notify`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn hooks(&self) -> Result<Hooks> {
+        self.get("/v1/notify", &[]).await
+    }
+
+    /// `POST /v1/notify/test`: of one hook, or of all.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn test_hooks(&self, hook: Option<&str>) -> Result<HookTests> {
+        let body = match hook {
+            Some(hook) => serde_json::json!({ "hook": hook }),
+            None => serde_json::json!({}),
+        };
+        self.send(Method::POST, "/v1/notify/test", &body).await
     }
 
     /// `GET /v1/requests`.

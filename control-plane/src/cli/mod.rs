@@ -31,6 +31,7 @@ pub mod follow;
 pub mod geo;
 pub mod limits;
 pub mod lists;
+pub mod notify;
 pub mod output;
 pub mod place;
 pub mod progress;
@@ -118,6 +119,8 @@ enum Command {
     Limits(limits::LimitsArgs),
     /// List suspects, tell why, confirm or dismiss them
     Suspects(suspects::SuspectsArgs),
+    /// List who is told of suspects and blocks, or test it
+    Notify(notify::NotifyArgs),
     /// Look at an hour of stored requests for what is suspicious
     Detect(detect::DetectArgs),
     /// Feed access logs through the detectors: who would have been found, who blocked
@@ -198,6 +201,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Limits(args) => limits::run(session, &client, args).await,
         Command::Detect(args) => detect::run(session, &client, args).await,
         Command::Suspects(args) => suspects::run(session, &client, args).await,
+        Command::Notify(args) => notify::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,
         Command::Geo(args) => geo::run(session, &client, args).await,

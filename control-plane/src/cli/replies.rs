@@ -3,6 +3,7 @@
 //! Fields that another version leaves out have defaults, and what this version does not know
 //! is skipped: an answer is not refused for its age.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::geo::{Databases, Located};
@@ -187,6 +188,58 @@ pub struct ResetMade {
     /// Connected proxies that do it.
     #[serde(default)]
     pub proxies: u64,
+}
+
+/// All hooks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hooks {
+    /// In the order of the configuration.
+    pub hooks: Vec<Hook>,
+}
+
+/// Somebody who is told of suspects and blocks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hook {
+    /// Its name.
+    pub name: String,
+    /// webhook or slack.
+    pub kind: String,
+    /// Scheme, host and port of its URL.
+    pub to: String,
+    /// Events that wait.
+    pub waiting: u64,
+    /// Events that it was never told.
+    #[serde(default)]
+    pub dropped: u64,
+    /// When a message was taken last.
+    pub sent_at: Option<Timestamp>,
+    /// Attempts that failed since then.
+    #[serde(default)]
+    pub failures: u32,
+    /// When the first of them failed.
+    pub failing_since: Option<Timestamp>,
+    /// Why the last of them did.
+    pub problem: Option<String>,
+}
+
+/// What became of tests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HookTests {
+    /// Of each hook.
+    pub results: Vec<HookTest>,
+}
+
+/// What became of the test of one hook.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HookTest {
+    /// Its name.
+    pub hook: String,
+    /// Whether the message was taken.
+    pub ok: bool,
+    /// The status that the receiver answered.
+    pub status: Option<u16>,
+    /// Why it was not taken.
+    pub problem: Option<String>,
 }
 
 /// A page of suspects.

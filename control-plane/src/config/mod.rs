@@ -18,6 +18,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::detect::pass;
 use crate::detect::policy::Policy;
+use crate::notify::Hook;
 
 pub(crate) use self::keys::nearest;
 use self::keys::{KEYS, Raw, apply, meant, variable};
@@ -25,6 +26,7 @@ pub use self::privacy::{AfterRaw, Keep, Privacy, words as duration_words};
 
 mod keys;
 mod privacy;
+mod notify;
 
 /// The file that is read when none is named and it exists in the working directory.
 pub const DEFAULT_FILE: &str = "ipwarden.toml";
@@ -54,6 +56,8 @@ pub struct Config {
     pub detect: Detect,
     /// How long what is kept of clients, and in what form.
     pub privacy: Privacy,
+    /// Who is told of suspects and blocks.
+    pub notify: Vec<Hook>,
     /// What protects the service from too much.
     pub limits: Limits,
 }
@@ -89,6 +93,7 @@ impl Default for Config {
             geo: GeoFiles::default(),
             detect: Detect::default(),
             privacy: Privacy::default(),
+            notify: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -313,7 +318,16 @@ fn apply_toml(
         // What the parser made of the rest would only add noise.
         return;
     }
+    if let Some((_, hooks)) =
+        table.get_ref().iter().find(|(key, _)| key.get_ref() == notify::SECTION)
+    {
+        let mut at_line = |key: &str, at| place(format!("line {}: {key}", line(at)));
+        config.notify = notify::read(hooks, &mut at_line, errors);
+    }
     visit(table.get_ref(), "", &mut |key, at, raw| {
+        if key == notify::SECTION {
+            return;
+        }
         let place = place(format!("line {}: {key}", line(at)));
         apply(config, key, &place, raw, errors);
     });
@@ -525,6 +539,7 @@ mod tests {
                     old_keys_for: Duration::from_secs(10 * 86_400),
                     keep_security: vec![Keep::Decisions],
                 },
+                notify: Vec::new(),
                 limits: Limits {
                     connections: 1_000,
                     polls: 900,

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{Action, AuditEntry, Decision, Origin, Token};
+use crate::notify::{Backlog, Pending, Subscription};
 use crate::store::sqlite::SqliteState;
 use crate::store::{AutomaticBlock, BlockHistory, DecisionFilter, NewToken, PassDone};
 use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
@@ -142,6 +143,26 @@ impl StateStore for Faulty {
 
     async fn last_pass(&self) -> store::Result<Option<PassDone>> {
         unreachable!("the hub knows no passes")
+    }
+
+    async fn subscribe(&self, _: Vec<Subscription>) -> store::Result<()> {
+        unreachable!("the hub knows no hooks")
+    }
+
+    async fn pending(&self, _: &str, _: usize) -> store::Result<Vec<Pending>> {
+        unreachable!("the hub knows no hooks")
+    }
+
+    async fn told(&self, _: &str, _: i64) -> store::Result<()> {
+        unreachable!("the hub knows no hooks")
+    }
+
+    async fn expire_pending(&self, _: &str, _: Timestamp) -> store::Result<u64> {
+        unreachable!("the hub knows no hooks")
+    }
+
+    async fn backlog(&self) -> store::Result<Vec<Backlog>> {
+        unreachable!("the hub knows no hooks")
     }
 
     async fn finish_pass(

@@ -37,6 +37,7 @@ use crate::model::{
     Action, Actor, AuditEntry, Decision, DecisionId, NewDecision, Origin, Revision, Role,
     StoredRecord, Token,
 };
+use crate::notify::{Backlog, Pending, Subscription};
 use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
 /// Why a store could not do what it was asked.
@@ -292,6 +293,26 @@ pub trait StateStore: Send + Sync {
         sightings: Vec<Sighting>,
         now: Timestamp,
     ) -> Result<Option<Vec<Noted>>>;
+
+    /// Makes these the hooks that are told of suspects and blocks. From then on
+    /// [`StateStore::note_flags`], [`StateStore::finish_pass`] and [`StateStore::judged`] note
+    /// in their transaction what each hook is to be told, at most
+    /// [`crate::notify::MAX_WAITING`] for each: of more the oldest are dropped and counted.
+    /// What hooks that are no more had still to be told is forgotten.
+    async fn subscribe(&self, hooks: Vec<Subscription>) -> Result<()>;
+
+    /// What a hook has still to be told, the oldest first; suspects as they are now, those
+    /// that are forgotten left out.
+    async fn pending(&self, hook: &str, limit: usize) -> Result<Vec<Pending>>;
+
+    /// Notes that a hook was told everything up to this number.
+    async fn told(&self, hook: &str, last: i64) -> Result<()>;
+
+    /// Gives up what a hook was to be told before a time. Returns how much; it is counted.
+    async fn expire_pending(&self, hook: &str, before: Timestamp) -> Result<u64>;
+
+    /// How much each hook has still to be told, by name.
+    async fn backlog(&self) -> Result<Vec<Backlog>>;
 
     /// Stores a token. `None` when a live token has that name.
     async fn create_token(

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use ipwarden::record::{Batch, BatchHeader};
@@ -24,13 +24,13 @@ const ADDRESSES: u32 = 1_500;
 const SETTINGS: &str = "[detect]\nlow = \"block\"\nblocks_an_hour = 1_000_000\n";
 
 /// A running `ipwarden serve`.
-struct Served {
+pub(crate) struct Served {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Served {
-    fn start(here: &Path) -> Self {
+    pub(crate) fn start(here: &Path) -> Self {
         let mut child = program(here, &["serve", "--listen", "127.0.0.1:0"]).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = lines
@@ -48,7 +48,7 @@ impl Served {
     }
 
     /// Waits until the metrics say so.
-    async fn until(&self, holds: impl Fn(&str) -> bool) {
+    pub(crate) async fn until(&self, holds: impl Fn(&str) -> bool) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let wait = async {
             loop {
@@ -61,26 +61,27 @@ impl Served {
         tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it never held");
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         assert!(!self.child.wait().unwrap().success());
     }
 }
 
 /// The value of a metric, 0 when it is not there.
-fn metric(text: &str, name: &str) -> u64 {
+pub(crate) fn metric(text: &str, name: &str) -> u64 {
     let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
     text.lines().find_map(value).unwrap_or(0)
 }
 
-fn state(here: &Path) -> SqliteState {
+pub(crate) fn state(here: &Path) -> SqliteState {
     SqliteState::open(&here.join(".ipwarden").join(STATE_FILE)).unwrap()
 }
 
-/// A data directory with an hour that is over and was not passed over.
-async fn prepare(here: &Path) -> i64 {
+/// A data directory with an hour that is over and was not passed over, in which so many
+/// addresses visited /admin.
+pub(crate) async fn prepare(here: &Path, addresses: u32, settings: &str) -> i64 {
     let hour = last_complete(Timestamp::now());
-    std::fs::write(here.join("ipwarden.toml"), SETTINGS).unwrap();
+    std::fs::write(here.join("ipwarden.toml"), settings).unwrap();
     std::fs::create_dir_all(here.join(".ipwarden")).unwrap();
     let log = SqliteLog::open_with(
         &here.join(".ipwarden").join(LOG_FILE),
@@ -88,7 +89,7 @@ async fn prepare(here: &Path) -> i64 {
     )
     .unwrap();
     let start_us = hour.cast_unsigned() * 3_600_000_000;
-    let records = (0..ADDRESSES).map(|n| {
+    let records = (0..addresses).map(|n| {
         let mut visit = record(b"/admin");
         visit.time_us = start_us + u64::from(n);
         visit.ip = Some(Ipv4Addr::from(0x2000_0000 + n).into());
@@ -102,9 +103,10 @@ async fn prepare(here: &Path) -> i64 {
         proxy: b"edge-1",
         version: b"0.1.0",
         applied: Default::default(),
-        seen: u64::from(ADDRESSES),
+        seen: u64::from(addresses),
         lost: 0,
         skipped: 0,
+        key: None,
     };
     let batch = IncomingBatch {
         batch: Batch { header, records: records.collect() },
@@ -129,7 +131,7 @@ async fn prepare(here: &Path) -> i64 {
 async fn a_pass_that_is_killed_is_made_once_and_nobody_is_a_suspect_or_blocked_twice() {
     let (dir, hour) = loop {
         let dir = tempfile::tempdir().unwrap();
-        let hour = prepare(dir.path()).await;
+        let hour = prepare(dir.path(), ADDRESSES, SETTINGS).await;
         let served = Served::start(dir.path());
         served
             .until(|text| {

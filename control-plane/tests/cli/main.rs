@@ -10,6 +10,7 @@ mod killed;
 mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;
+mod notify;
 mod requests;
 mod suspects;
 mod tokens;

@@ -8,7 +8,7 @@ use crate::cli::error::CliError;
 use crate::cli::fleet::{CLOCK_OFF_MS, SILENT_SECONDS};
 use crate::cli::geo::{in_words, is_stale};
 use crate::cli::place::Found;
-use crate::cli::replies::Status;
+use crate::cli::replies::{Hook, Status};
 use crate::cli::text::{bytes, count, counted, relative, span};
 use crate::model::Proxy;
 
@@ -187,6 +187,37 @@ pub(super) fn detection(status: &Status) -> Check {
             "look at `ipwarden suspects`: confirm what is right, and raise detect.blocks_an_hour if all of it is",
         ),
     }
+}
+
+/// Who is told of suspects and blocks: each hook that can't be told, and what it missed.
+pub(super) fn hooks(hooks: &[Hook], now: Timestamp) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for hook in hooks {
+        let waiting = counted(hook.waiting, "event waits", "events wait");
+        if let Some(problem) = &hook.problem {
+            let since = hook
+                .failing_since
+                .map_or_else(String::new, |since| format!(", first {}", relative(since, now)));
+            checks.push(Check::warn(
+                "notify",
+                format!("'{}' ({}) can't be told{since}: {problem}; {waiting}", hook.name, hook.to),
+                format!("mend the receiver or the hook in ipwarden.toml, then `ipwarden notify test {}`", hook.name),
+            ));
+        } else if hook.dropped > 0 {
+            checks.push(Check::warn(
+                "notify",
+                format!("'{}' ({}) was never told of {}", hook.name, hook.to, counted(hook.dropped, "event", "events")),
+                "look at `ipwarden suspects`; what waits for more than three days, or beyond 10 000, is given up",
+            ));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(match hooks.len() as u64 {
+            0 => Check::skip("notify", "nobody is told of suspects: [[notify]] in ipwarden.toml"),
+            some => Check::ok("notify", counted(some, "hook in order", "hooks in order")),
+        });
+    }
+    checks
 }
 
 /// The fleet: each proxy's silence, lag, losses and clock.

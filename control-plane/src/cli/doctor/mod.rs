@@ -147,7 +147,9 @@ async fn service(
         Err(CliError::Refused { status: refused @ (401 | 403), message, .. }) => {
             checks.push(Check::ok("service", format!("answers at {}", client.url())));
             checks.push(judge::refused_token(refused, &message));
-            for name in ["version", "clock", "disk", "ingest", "detection", "geo", "proxies"] {
+            for name in
+                ["version", "clock", "disk", "ingest", "detection", "notify", "geo", "proxies"]
+            {
                 checks.push(Check::skip(name, "needs a token that may read"));
             }
             return (None, true);
@@ -160,9 +162,17 @@ async fn service(
                 "start it with `ipwarden serve`, or name another with --url or IPWARDEN_URL"
             };
             checks.push(Check::fail("service", error.to_string(), mend));
-            for name in
-                ["token", "version", "clock", "disk", "ingest", "detection", "geo", "proxies"]
-            {
+            for name in [
+                "token",
+                "version",
+                "clock",
+                "disk",
+                "ingest",
+                "detection",
+                "notify",
+                "geo",
+                "proxies",
+            ] {
                 checks.push(Check::skip(name, "the service does not answer"));
             }
             return (None, reached);
@@ -175,6 +185,11 @@ async fn service(
     checks.push(judge::disk(&status));
     checks.push(judge::ingest(&status));
     checks.push(judge::detection(&status));
+    match client.hooks().await {
+        Ok(found) => checks.extend(judge::hooks(&found.hooks, answered_at)),
+        // A service of a version without them.
+        Err(error) => checks.push(Check::skip("notify", error.to_string())),
+    }
     checks.extend(judge::geo(&status));
     match settled_fleet(client).await {
         Ok(fleet) => checks.extend(judge::proxies(&fleet.proxies, answered_at)),

@@ -2,6 +2,7 @@
 
 mod limits;
 mod model;
+mod notify;
 mod suspects;
 
 use std::sync::Arc;
@@ -39,6 +40,8 @@ macro_rules! state_contract {
             the_policy_decides_once_about_each_flag,
             suspects_are_forgotten_when_nothing_is_new,
             an_hour_is_passed_over_once,
+            hooks_are_told_what_they_listen_to_until_they_were,
+            what_waits_for_a_hook_is_bounded_and_what_is_dropped_is_counted,
             a_token_lives_under_its_name_until_it_is_revoked,
             the_audit_log_is_read_backwards_in_pages,
             whatever_happens_agrees_with_the_model,
@@ -58,6 +61,10 @@ pub(crate) use limits::{
     limits_and_decisions_share_one_revision, resets_are_numbered_on_and_grow_old,
 };
 pub(crate) use model::whatever_happens_agrees_with_the_model;
+pub(crate) use notify::{
+    hooks_are_told_what_they_listen_to_until_they_were,
+    what_waits_for_a_hook_is_bounded_and_what_is_dropped_is_counted,
+};
 pub(crate) use state_contract;
 pub(crate) use suspects::{
     a_target_is_one_suspect_with_more_reasons, an_hour_is_passed_over_once,

@@ -5,6 +5,7 @@
 mod decisions;
 mod key;
 mod limits;
+mod outbox;
 mod suspects;
 mod tokens;
 
@@ -23,6 +24,7 @@ use super::readers::Readers;
 use super::writer::Writer;
 use crate::limits::{Change, Policy};
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
+use crate::notify::{Backlog, Pending, Subscription};
 use crate::store::view::time_of_us;
 use crate::store::{
     Added, AutomaticBlock, BlockHistory, DecisionFilter, LimitsChanged, NewAudit, NewToken,
@@ -41,6 +43,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/state/002_tokens_audit.sql")),
         M::up(include_str!("../../../../migrations/state/003_limits.sql")),
         M::up(include_str!("../../../../migrations/state/004_suspects.sql")),
+        M::up(include_str!("../../../../migrations/state/005_notify.sql")),
     ],
     // A list of a million is one transaction; were its pages to leave the cache before the
     // commit, it would take twice as long. Given back afterwards.
@@ -278,6 +281,29 @@ impl StateStore for SqliteState {
             suspects::note(tx, &sightings, now).map(Some)
         })
         .await
+    }
+
+    async fn subscribe(&self, hooks: Vec<Subscription>) -> Result<()> {
+        self.write(move |tx| outbox::subscribe(tx, &hooks)).await
+    }
+
+    async fn pending(&self, hook: &str, limit: usize) -> Result<Vec<Pending>> {
+        let hook = hook.to_owned();
+        self.readers.read(move |tx| outbox::pending(tx, &hook, limit)).await
+    }
+
+    async fn told(&self, hook: &str, last: i64) -> Result<()> {
+        let hook = hook.to_owned();
+        self.write(move |tx| outbox::told(tx, &hook, last)).await
+    }
+
+    async fn expire_pending(&self, hook: &str, before: Timestamp) -> Result<u64> {
+        let hook = hook.to_owned();
+        self.write(move |tx| outbox::expire(tx, &hook, before)).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>> {
+        self.readers.read(outbox::backlog).await
     }
 
     async fn create_token(

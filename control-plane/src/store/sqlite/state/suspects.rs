@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params, params_from_iter};
 
-use super::{key, limit, timestamp};
+use super::{key, limit, outbox, timestamp};
 use crate::detect::Severity;
 use crate::model::{Actor, DecisionId};
+use crate::notify::EventKind;
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::clamped;
@@ -28,7 +29,10 @@ pub(super) fn note(
     for sighting in sightings {
         targets.entry(key::key(&sighting.flag.target)).or_default().push(sighting);
     }
-    targets.into_iter().map(|(target, flags)| note_target(tx, &target, &flags, now)).collect()
+    let noted: Work<Vec<Noted>> =
+        targets.into_iter().map(|(target, flags)| note_target(tx, &target, &flags, now)).collect();
+    outbox::bound(tx)?;
+    noted
 }
 
 fn note_target(
@@ -56,6 +60,7 @@ fn note_target(
         .iter()
         .filter(|sighting| !dismissed.iter().any(|dismissed| dismissed.silences(&sighting.flag)));
     let mut opened = false;
+    let before = present.as_ref().map(|suspect| suspect.severity);
     for sighting in news {
         match &mut present {
             Some(suspect) => suspect.absorb(sighting),
@@ -70,8 +75,12 @@ fn note_target(
     };
     if opened {
         suspect.id = insert(tx, target, &suspect, now)?;
+        outbox::put(tx, EventKind::Opened, &suspect, None, now)?;
     } else {
         update(tx, &suspect, now)?;
+        if suspect.status == Status::Open && before.is_some_and(|was| suspect.severity > was) {
+            outbox::put(tx, EventKind::Worse, &suspect, None, now)?;
+        }
     }
     Ok(Noted::Suspect { suspect: Box::new(suspect), opened })
 }
@@ -185,11 +194,17 @@ pub(super) fn judged(
         params![id, clamped(flags), block.map(|block| block.decision)],
     )?;
     if let Some(block) = block {
-        tx.execute(
+        let new = tx.execute(
             "INSERT INTO automatic_blocks (target, time, decision) VALUES (?1, ?2, ?3) \
              ON CONFLICT (decision) DO NOTHING",
             params![key::key(&block.target), block.time.as_microsecond(), block.decision],
         )?;
+        if new == 1
+            && let Some(suspect) = get(tx, id)?
+        {
+            outbox::put(tx, EventKind::Blocked, &suspect, Some(block.decision), block.time)?;
+            outbox::bound(tx)?;
+        }
     }
     Ok(())
 }
@@ -262,6 +277,9 @@ pub(super) fn sweep(
             [excess],
         )?;
     }
+    if swept > 0 {
+        tx.execute("DELETE FROM outbox WHERE suspect NOT IN (SELECT id FROM suspects)", [])?;
+    }
     tx.execute("DELETE FROM automatic_blocks WHERE time < ?1", [closed_before.as_microsecond()])?;
     Ok(swept as u64)
 }
@@ -313,14 +331,26 @@ fn pass_done(row: &Row<'_>) -> Work<PassDone> {
 const SELECT: &str = "SELECT id, target, status, severity, score, first_seen, last_seen, \
      country, city, asn, reasons, flags, decision, closed_at, closed_by FROM suspects";
 
+/// The columns of [`SELECT`], each with `prefix`.
+pub(super) fn columns(prefix: &str) -> String {
+    let list = SELECT.trim_start_matches("SELECT ").trim_end_matches(" FROM suspects");
+    let named: Vec<String> = list.split(", ").map(|name| format!("{prefix}{name}")).collect();
+    named.join(", ")
+}
+
 /// A row of [`SELECT`].
 fn suspect(row: &Row<'_>) -> Work<Suspect> {
-    let target = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-    let reasons: String = row.get(10)?;
-    let status: String = row.get(2)?;
-    let severity: u8 = row.get(3)?;
+    suspect_at(row, 0)
+}
+
+/// A suspect whose columns begin at number `at` of the row.
+pub(super) fn suspect_at(row: &Row<'_>, at: usize) -> Work<Suspect> {
+    let target = row.get_ref(at + 1)?.as_blob().map_err(rusqlite::Error::from)?;
+    let reasons: String = row.get(at + 10)?;
+    let status: String = row.get(at + 2)?;
+    let severity: u8 = row.get(at + 3)?;
     Ok(Suspect {
-        id: row.get(0)?,
+        id: row.get(at)?,
         target: key::target(target)
             .ok_or_else(|| Failure::damaged("a suspect has no valid target"))?,
         status: Status::from_word(&status)
@@ -329,18 +359,18 @@ fn suspect(row: &Row<'_>) -> Work<Suspect> {
             .get(usize::from(severity))
             .copied()
             .ok_or_else(|| Failure::damaged("a suspect has an unknown severity"))?,
-        score: row.get(4)?,
-        first_seen: timestamp(row.get(5)?)?,
-        last_seen: timestamp(row.get(6)?)?,
-        country: row.get(7)?,
-        city: row.get(8)?,
-        asn: row.get(9)?,
+        score: row.get(at + 4)?,
+        first_seen: timestamp(row.get(at + 5)?)?,
+        last_seen: timestamp(row.get(at + 6)?)?,
+        country: row.get(at + 7)?,
+        city: row.get(at + 8)?,
+        asn: row.get(at + 9)?,
         reasons: serde_json::from_str::<Vec<Reason>>(&reasons)
             .map_err(|_| Failure::damaged("a suspect's reasons can't be read"))?,
-        flags: row.get::<_, i64>(11)?.unsigned_abs(),
-        decision: row.get::<_, Option<DecisionId>>(12)?,
-        closed_at: row.get::<_, Option<i64>>(13)?.map(timestamp).transpose()?,
-        closed_by: row.get(14)?,
+        flags: row.get::<_, i64>(at + 11)?.unsigned_abs(),
+        decision: row.get::<_, Option<DecisionId>>(at + 12)?,
+        closed_at: row.get::<_, Option<i64>>(at + 13)?.map(timestamp).transpose()?,
+        closed_by: row.get(at + 14)?,
     })
 }
 
