@@ -25,8 +25,8 @@ use self::keys::{KEYS, Raw, apply, meant, variable};
 pub use self::privacy::{AfterRaw, Keep, Privacy, words as duration_words};
 
 mod keys;
-mod privacy;
 mod notify;
+mod privacy;
 
 /// The file that is read when none is named and it exists in the working directory.
 pub const DEFAULT_FILE: &str = "ipwarden.toml";
