@@ -14,7 +14,9 @@ use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::model::Role;
 use crate::notify::Notifier;
+use crate::session::Sessions;
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
 
@@ -32,6 +34,10 @@ pub struct App {
     pub log: Arc<dyn LogStore>,
     /// Tokens.
     pub auth: Auth,
+    /// Logins of the dashboard.
+    pub sessions: Sessions,
+    /// Who looked at addresses through statistics, so that each hour is noted once.
+    pub looks: crate::api::stats::Looks,
     /// The decision stream.
     pub hub: Hub,
     /// The way in for batches.
@@ -55,6 +61,14 @@ pub struct App {
     pub imports: tokio::sync::Semaphore,
     /// The API document, generated from the code.
     pub openapi: String,
+}
+
+impl App {
+    /// Whether a role sees the networks of addresses only.
+    #[must_use]
+    pub fn masks(&self, role: Role) -> bool {
+        role == Role::Viewer && !self.config.dashboard.viewers_see_addresses
+    }
 }
 
 /// Runs to its end even if the caller goes away: for changes that are made in two places,

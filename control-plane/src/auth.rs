@@ -123,6 +123,22 @@ impl Auth {
         Some(known.identity.clone())
     }
 
+    /// The number of the token with this secret.
+    #[must_use]
+    pub fn token_of(&self, secret: &str) -> Option<i64> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&hash(secret)).map(|known| known.id)
+    }
+
+    /// Whose token has this number, as long as it lives.
+    #[must_use]
+    pub fn identity_of(&self, token: i64, now: Timestamp) -> Option<Identity> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = known.values().find(|known| known.id == token)?;
+        known.used.store(now.as_second(), Ordering::Relaxed);
+        Some(known.identity.clone())
+    }
+
     /// Notes in the store which tokens were used since the last call. Called once a minute.
     ///
     /// # Errors

@@ -445,6 +445,14 @@ mod tests {
             unreachable!("ingest only appends")
         }
 
+        async fn stats(&self, _: &store::stats::StatsQuery) -> store::Result<store::stats::Stats> {
+            unreachable!("ingest only appends")
+        }
+
+        async fn tidy(&self) -> store::Result<bool> {
+            unreachable!("ingest only appends")
+        }
+
         async fn holds(&self, _: IpAddr) -> store::Result<bool> {
             unreachable!("ingest only appends")
         }

@@ -8,6 +8,7 @@
 //! | [`auth`] | tokens: who may do what |
 //! | [`cli`] | the command line: arguments, output, exit codes |
 //! | [`clock`] | the only source of time |
+//! | [`assets`] | the dashboard's files, in the binary |
 //! | [`config`] | the service's configuration: all errors at once, each with its place |
 //! | [`detect`] | finding the suspicious ones: what detectors see and say |
 //! | [`fleet`] | the proxies: what they have applied, what they lost |
@@ -16,12 +17,14 @@
 //! | [`ingest`] | batches on their way into the log store |
 //! | [`limits`] | changes that lie over the limits that the proxies configure |
 //! | [`live`] | records as they are stored, for whoever watches |
+//! | [`mask`] | what viewers see of addresses |
 //! | [`metrics`] | what is counted |
 //! | [`model`] | the words of the domain as types: what the API speaks and the stores keep |
 //! | [`notify`] | telling others of suspects and blocks: webhooks, chat |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`] | the whole URL table: paths, roles, time limits |
 //! | [`serve`] | start and orderly end |
+//! | [`session`] | logins of the dashboard: cookies, and what keeps other sites out |
 //! | [`store`] | two traits, state and log, and the stores behind them |
 //! | [`suspects`] | whom detectors flagged, why, and what became of it |
 //! | [`telemetry`] | log lines |
@@ -29,6 +32,7 @@
 pub mod accesslog;
 pub mod api;
 pub mod app;
+pub mod assets;
 pub mod auth;
 pub mod cli;
 pub mod clock;
@@ -40,12 +44,14 @@ pub mod hub;
 pub mod ingest;
 pub mod limits;
 pub mod live;
+pub mod mask;
 pub mod metrics;
 pub mod model;
 pub mod notify;
 pub mod problem;
 pub mod router;
 pub mod serve;
+pub mod session;
 pub mod store;
 pub mod suspects;
 pub mod telemetry;

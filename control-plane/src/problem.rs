@@ -109,6 +109,13 @@ impl Problem {
         }
     }
 
+    /// When to come back.
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
     /// What really happened, for the log.
     #[must_use]
     pub fn because(mut self, error: impl std::fmt::Display) -> Self {

@@ -3,14 +3,17 @@
 //! [`TABLE`] is the only place that grants access. A handler that is not in it is refused to
 //! everybody; a test compares it with the API document.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::StreamExt as _;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -18,13 +21,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    audit, check, decisions, detect, geo, import, limits, meta, notify, proxies, requests, status,
-    stream, suspects, tokens,
+    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, proxies, requests,
+    session, stats, status, stream, suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
+use crate::mask;
 use crate::model::Role;
 use crate::problem::Problem;
+use crate::session::foreign;
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +88,10 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/v1/requests", Access::Proxy, 60),
     (Method::GET, "/v1/requests", Access::Read, 60),
     (Method::GET, "/v1/requests/live", Access::Read, 30),
+    (Method::GET, "/v1/stats/overview", Access::Read, 60),
+    (Method::GET, "/v1/stats/series", Access::Read, 60),
+    (Method::GET, "/v1/stats/tops", Access::Read, 60),
+    (Method::GET, "/v1/stats/map", Access::Read, 60),
     (Method::GET, "/v1/geo", Access::Read, 30),
     (Method::POST, "/v1/geo", Access::AnyRole, 30),
     (Method::GET, "/v1/geo/{ip}", Access::AnyRole, 5),
@@ -93,22 +102,31 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/v1/suspects/{id}/dismiss", Access::Admin, 30),
     (Method::GET, "/v1/notify", Access::Read, 30),
     (Method::POST, "/v1/notify/test", Access::Admin, 60),
+    (Method::POST, "/v1/suspects/{id}/reopen", Access::Admin, 30),
     (Method::GET, "/v1/proxies", Access::Read, 30),
     (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
     (Method::GET, "/v1/audit", Access::Read, 30),
     (Method::GET, "/v1/tokens", Access::Admin, 30),
     (Method::POST, "/v1/tokens", Access::Admin, 30),
     (Method::DELETE, "/v1/tokens/{name}", Access::Admin, 30),
+    (Method::POST, "/v1/session", Access::Public, 30),
+    (Method::GET, "/v1/session", Access::AnyRole, 30),
+    (Method::DELETE, "/v1/session", Access::AnyRole, 30),
     (Method::GET, "/v1/status", Access::Read, 30),
     (Method::GET, "/metrics", Access::Public, 30),
     (Method::GET, "/healthz", Access::Public, 5),
     (Method::GET, "/readyz", Access::Public, 30),
     (Method::GET, "/openapi.json", Access::Public, 5),
     (Method::GET, "/", Access::Public, 5),
+    (Method::GET, "/{page}", Access::Public, 5),
+    (Method::GET, "/assets/{file}", Access::Public, 30),
 ];
 
 /// A client that sends nothing of its body for so long is cut off.
 const BODY_IDLE: Duration = Duration::from_secs(20);
+
+/// Largest answer that is masked for a viewer: ten thousand records fit many times.
+const MASKED_BYTES: usize = 128 * 1024 * 1024;
 
 /// For the answer that there is nothing at a path.
 const FALLBACK_LIMIT: Duration = Duration::from_secs(5);
@@ -125,6 +143,10 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(limits::reset))
         .routes(routes!(requests::search, requests::ship))
         .routes(routes!(requests::live))
+        .routes(routes!(stats::overview))
+        .routes(routes!(stats::series))
+        .routes(routes!(stats::tops))
+        .routes(routes!(stats::map))
         .routes(routes!(geo::databases, geo::locate_all))
         .routes(routes!(geo::locate))
         .routes(routes!(detect::detect))
@@ -134,17 +156,21 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(suspects::dismiss))
         .routes(routes!(notify::list))
         .routes(routes!(notify::test))
+        .routes(routes!(suspects::reopen))
         .routes(routes!(proxies::list))
         .routes(routes!(proxies::report_limits))
         .routes(routes!(audit::list))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(session::login, session::show, session::logout))
         .routes(routes!(status::status))
         .routes(routes!(meta::metrics))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))
         .routes(routes!(meta::openapi))
-        .routes(routes!(meta::home))
+        .routes(routes!(assets::home))
+        .routes(routes!(assets::page))
+        .routes(routes!(assets::asset))
 }
 
 /// The API document, without its routes.
@@ -223,7 +249,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let row = row(&request);
     let method = request.method().clone();
     let mut response = match admit(&app, row, &mut request) {
-        Ok(limit) => match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(limit) => match tokio::time::timeout(limit, answered(&app, request, next)).await {
             Ok(response) => response,
             Err(_) => {
                 Problem::busy(format!("took longer than {} s", limit.as_secs()), 5).into_response()
@@ -245,6 +271,39 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
         "request"
     );
     response
+}
+
+/// The answer, as far as whoever asks may see it.
+async fn answered(app: &App, request: Request, next: Next) -> Response {
+    let role = request.extensions().get::<Identity>().map(|identity| identity.role);
+    let response = next.run(request).await;
+    if role.is_some_and(|role| app.masks(role)) { masked(response).await } else { response }
+}
+
+/// Masks every address in an answer. A stream is masked piece by piece: an event is one piece.
+async fn masked(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
+        let pieces = body.into_data_stream().map(|piece| {
+            piece.map(|bytes| match mask::text(&bytes) {
+                Cow::Borrowed(_) => bytes,
+                Cow::Owned(masked) => Bytes::from(masked),
+            })
+        });
+        return Response::from_parts(parts, Body::from_stream(pieces));
+    }
+    match to_bytes(body, MASKED_BYTES).await {
+        Ok(bytes) => {
+            let masked = mask::text(&bytes).into_owned();
+            Response::from_parts(parts, Body::from(masked))
+        }
+        Err(_) => {
+            let detail = "the answer is too large to be masked: ask for less of it";
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into_response()
+        }
+    }
 }
 
 /// The row that a request belongs to; none for unknown paths and methods.
@@ -308,7 +367,15 @@ fn identify(app: &App, request: &Request) -> Result<Identity, Problem> {
     let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let value = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some(value) = value else {
-        return Err(unauthorized("no token: send 'authorization: Bearer ipw_…'"));
+        let now = app.clock.now();
+        let Some(session) = app.sessions.find(request.headers(), now) else {
+            return Err(unauthorized("no token: send 'authorization: Bearer ipw_…'"));
+        };
+        if let Some(why) = foreign(request.method(), request.headers()) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, why));
+        }
+        let ended = "the session has ended: its token was revoked";
+        return app.auth.identity_of(session.token, now).ok_or_else(|| unauthorized(ended));
     };
     let secret = std::str::from_utf8(value).ok().and_then(|value| {
         let (scheme, secret) = value.split_once(' ')?;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::api::stats::Looks;
 use crate::api::status::{LOG_FILE, STATE_FILE};
 use crate::app::App;
 use crate::auth::{Auth, AuthError};
@@ -32,6 +35,7 @@ use crate::ingest::{Ingest, Writer};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::notify::{Notifier, NotifyError};
+use crate::session::{Peer, Sessions};
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
@@ -48,6 +52,8 @@ const DRAIN: Duration = Duration::from_secs(7);
 const FLUSH: Duration = Duration::from_secs(3);
 /// How often old decisions are forgotten and uses of tokens noted.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often records are looked for that dashboards still read one by one.
+const TIDY_LOOK: Duration = Duration::from_secs(1);
 /// How often the files with geolocation data are looked at.
 const GEO_LOOK: Duration = Duration::from_secs(5);
 /// Pause when the system gives no more connections.
@@ -224,6 +230,8 @@ impl Service {
             state,
             log,
             auth,
+            sessions: Sessions::default(),
+            looks: Looks::default(),
             hub,
             ingest,
             live,
@@ -239,10 +247,11 @@ impl Service {
         let router = router::router(Arc::clone(&app));
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
+        let log = keep_log(Arc::clone(&app));
         let pass = app.pass.clone().keep(app.hub.clone());
         let notifier = app.notifier.clone().run(app.hub.clone());
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, pass, notifier);
+            tokio::join!(house, geo, log, pass, notifier);
         });
         let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();
@@ -408,9 +417,9 @@ async fn accept(
         let accepted = async {
             // The semaphore is never closed.
             let place = Arc::clone(&free).acquire_owned().await.ok();
-            listener.accept().await.map(|(stream, _)| (stream, place))
+            listener.accept().await.map(|(stream, peer)| (stream, peer, place))
         };
-        let (stream, place) = tokio::select! {
+        let (stream, peer, place) = tokio::select! {
             accepted = accepted => match accepted {
                 Ok(accepted) => accepted,
                 // The client went away before it was accepted.
@@ -426,6 +435,11 @@ async fn accept(
         // Answers are small and urgent. A socket that refuses this still works.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
+        let peer = Peer(ipwarden::address::fold(peer.ip()));
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            service.call(request)
+        });
         let connection =
             open.graceful.watch(server.serve_connection(TokioIo::new(stream), service));
         while open.tasks.try_join_next().is_some() {}
@@ -470,6 +484,31 @@ async fn keep_house(app: Arc<App>) {
         }
         if let Err(error) = app.hub.verify().await {
             tracing::warn!("the decision set could not be compared with the store: {error}");
+        }
+    }
+}
+
+/// Makes what dashboards are answered from, soon after records came.
+async fn keep_log(app: Arc<App>) {
+    let mut look = tokio::time::interval(TIDY_LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = app.hub.stopping() => return,
+        }
+        loop {
+            tokio::select! {
+                tidied = app.log.tidy() => match tidied {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::warn!("the log could not be tidied: {error}");
+                        break;
+                    }
+                },
+                () = app.hub.stopping() => return,
+            }
         }
     }
 }

@@ -78,36 +78,6 @@ pub(crate) async fn openapi(State(app): AppState) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, "application/json")], app.openapi.clone())
 }
 
-/// A page for people who come with a browser.
-#[utoipa::path(
-    get, path = "/", tag = "operation", security(()),
-    responses((status = 200, body = String, content_type = "text/html"))
-)]
-pub(crate) async fn home() -> impl IntoResponse {
-    let page = format!(
-        r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>ipwarden</title>
-<h1>ipwarden {}</h1>
-<p>The control plane is running. This version has no dashboard: use the command line or the API.</p>
-<pre>ipwarden block 203.0.113.0/24 --for 1h --reason scraping
-ipwarden check 203.0.113.7
-ipwarden requests --ip 203.0.113.7
-ipwarden doctor</pre>
-<p>Every path under <code>/v1</code> needs a token; the first start wrote one to <code>admin.token</code> in the data directory.</p>
-<ul>
-<li><a href="/openapi.json">/openapi.json</a>: the API</li>
-<li><a href="/metrics">/metrics</a>: counters for Prometheus</li>
-<li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>: health</li>
-</ul>
-</html>
-"#,
-        ipwarden::VERSION
-    );
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page)
-}
-
 /// A path that is not in the table.
 pub(crate) async fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path: see /openapi.json")

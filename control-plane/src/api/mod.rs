@@ -4,6 +4,7 @@
 //! Handlers translate: text to checked values, results to JSON. What a change does is
 //! decided in [`crate::hub`], [`crate::ingest`] and [`crate::auth`].
 
+pub mod assets;
 pub mod audit;
 pub mod check;
 pub mod decisions;
@@ -15,6 +16,8 @@ pub mod meta;
 pub mod notify;
 pub mod proxies;
 pub mod requests;
+pub mod session;
+pub mod stats;
 pub mod status;
 pub mod stream;
 pub mod suspects;

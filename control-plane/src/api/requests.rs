@@ -105,6 +105,9 @@ pub struct RecordPage {
         ("status" = Option<String>, Query, description = "404 or 4xx"),
         ("verdict" = Option<String>, Query, description = "some of admitted, blocked, limited, shadow, unready, redirected, unseen, with commas between them"),
         ("country" = Option<String>, Query, description = "two letters: FR"),
+        ("asn" = Option<u32>, Query, description = "number of the autonomous system"),
+        ("user_agent" = Option<String>, Query, description = "exactly"),
+        ("rule" = Option<String>, Query, description = "name of a limit or rule"),
         ("proxy" = Option<String>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339, or how long ago: 1h"),
         ("until" = Option<String>, Query, description = "RFC 3339, or how long ago"),
@@ -121,6 +124,7 @@ pub(crate) async fn search(
 ) -> Result<Json<RecordPage>, Problem> {
     let now = app.clock.now();
     let mut query = record_query(&mut params, now);
+    query.net = app.masked_net(&identity, query.net);
     query.before = params.before();
     let limit = params.limit(MAX_RECORDS_PAGE);
     params.finish()?;
@@ -145,6 +149,9 @@ pub(crate) async fn search(
         ("status" = Option<String>, Query, description = "404 or 4xx"),
         ("verdict" = Option<String>, Query, description = "words with commas between them"),
         ("country" = Option<String>, Query, description = "two letters: FR"),
+        ("asn" = Option<u32>, Query, description = "number of the autonomous system"),
+        ("user_agent" = Option<String>, Query, description = "exactly"),
+        ("rule" = Option<String>, Query, description = "name of a limit or rule"),
         ("proxy" = Option<String>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339, or how long ago: 1h"),
         ("until" = Option<String>, Query, description = "RFC 3339, or how long ago"),
@@ -162,8 +169,9 @@ pub(crate) async fn live(
     mut params: Params,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>> + use<>>, Problem> {
     let now = app.clock.now();
-    let query = record_query(&mut params, now);
+    let mut query = record_query(&mut params, now);
     params.finish()?;
+    query.net = app.masked_net(&identity, query.net);
     let subscription = app
         .live
         .subscribe()
@@ -200,7 +208,7 @@ async fn next_event(subscription: &mut Subscription, query: &RecordQuery) -> Opt
 }
 
 /// The conditions that search and live stream share.
-fn record_query(params: &mut Params, now: Timestamp) -> RecordQuery {
+pub(super) fn record_query(params: &mut Params, now: Timestamp) -> RecordQuery {
     let moment = "RFC 3339 such as 2026-11-22T16:00:00Z, or how long ago such as 1h";
     RecordQuery {
         net: params.checked("ip", parse_target),
@@ -212,6 +220,9 @@ fn record_query(params: &mut Params, now: Timestamp) -> RecordQuery {
             .parsed("verdict", "some of admitted, blocked, limited, shadow, unready, redirected, unseen, with commas between them", parse_verdicts)
             .unwrap_or_default(),
         country: params.parsed("country", "a country's code of two letters such as FR", Country::new),
+        asn: params.parsed("asn", "the number of an autonomous system such as 3215", parse_asn),
+        user_agent: params.text("user_agent"),
+        rule: params.text("rule"),
         proxy: params.text("proxy"),
         since: params.parsed("since", moment, |text| parse_moment(text, now)),
         until: params.parsed("until", moment, |text| parse_moment(text, now)),
@@ -229,6 +240,10 @@ fn parse_status(text: &str) -> Option<StatusFilter> {
     text.parse().ok().filter(|code| *code < 1_000).map(StatusFilter::Code)
 }
 
+fn parse_asn(text: &str) -> Option<u32> {
+    text.strip_prefix("AS").unwrap_or(text).parse().ok()
+}
+
 fn parse_verdicts(text: &str) -> Option<Vec<Verdict>> {
     text.split(',').map(|word| Verdict::from_word(word.trim())).collect()
 }
@@ -241,7 +256,7 @@ fn parse_moment(text: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Who looked at raw addresses, with the conditions as they were given.
-fn looked(identity: Identity, action: &'static str, uri: &Uri) -> NewAudit {
+pub(super) fn looked(identity: Identity, action: &'static str, uri: &Uri) -> NewAudit {
     let query = uri.query().unwrap_or_default();
     let subject: String = query.chars().take(AUDITED_QUERY_BYTES).collect();
     let subject = if subject.is_empty() { "everything".to_owned() } else { subject };

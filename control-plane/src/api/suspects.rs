@@ -15,7 +15,7 @@ use super::terms::lifetime;
 use super::{AppState, Params, Problem, ProblemBody, fault, json_or_default};
 use crate::auth::Identity;
 use crate::model::{Action, Decision};
-use crate::suspects::judge::Judged;
+use crate::suspects::judge::{Judged, Reopened};
 use crate::suspects::{Status, Suspect, SuspectFilter};
 
 /// A page of suspects.
@@ -178,6 +178,37 @@ pub(crate) async fn dismiss(
     let allow = checked("allow", request.allow.as_deref())?;
     let judged = app.suspects.dismiss(id, allow, identity.name, app.clock.now()).await?;
     let judged = judged.ok_or_else(|| not_found(id))?;
+    Ok(Json(judged_suspect(judged, Vec::new())))
+}
+
+/// Takes a judgement back: the decision made with it is removed, the suspect is open again.
+/// Blocks that a dismissal took back stay away.
+#[utoipa::path(
+    post, path = "/v1/suspects/{id}/reopen", tag = "suspects",
+    params(("id" = i64, Path, description = "number of the suspect")),
+    responses(
+        (status = 200, body = JudgedSuspect),
+        (status = 400, body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "another suspect of the same target is open"),
+    )
+)]
+pub(crate) async fn reopen(
+    State(app): AppState,
+    Extension(identity): Extension<Identity>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Json<JudgedSuspect>, Problem> {
+    params.finish()?;
+    let id = number(&id)?;
+    let judged = match app.suspects.reopen(id, identity.name, app.clock.now()).await? {
+        Reopened::Done(judged) => *judged,
+        Reopened::Missing => return Err(not_found(id)),
+        Reopened::Superseded(other) => {
+            let detail = format!("suspect {other} of the same target is open: judge that one");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+    };
     Ok(Json(judged_suspect(judged, Vec::new())))
 }
 

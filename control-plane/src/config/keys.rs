@@ -364,6 +364,11 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        path: "dashboard.viewers_see_addresses",
+        expected: "true or false",
+        set: |config, raw| put(&mut config.dashboard.viewers_see_addresses, raw.boolean()),
+    },
+    Key {
         path: "limits.connections",
         expected: "a number from 10 to 1000000",
         set: |config, raw| put(&mut config.limits.connections, raw.number(10, 1_000_000)),

@@ -58,6 +58,8 @@ pub struct Config {
     pub privacy: Privacy,
     /// Who is told of suspects and blocks.
     pub notify: Vec<Hook>,
+    /// What the dashboard shows to whom.
+    pub dashboard: Dashboard,
     /// What protects the service from too much.
     pub limits: Limits,
 }
@@ -68,6 +70,13 @@ impl Config {
     pub fn geo_dir(&self) -> PathBuf {
         self.geo.dir.clone().unwrap_or_else(|| self.data_dir.join(crate::geo::DIRECTORY))
     }
+}
+
+/// What the dashboard shows to whom.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dashboard {
+    /// Whether viewers see whole addresses, here and in the API; otherwise their networks.
+    pub viewers_see_addresses: bool,
 }
 
 /// Where geolocation data is.
@@ -94,6 +103,7 @@ impl Default for Config {
             detect: Detect::default(),
             privacy: Privacy::default(),
             notify: Vec::new(),
+            dashboard: Dashboard::default(),
             limits: Limits::default(),
         }
     }
@@ -474,6 +484,8 @@ mod tests {
             max_store = "20GiB"
             old_keys_for = "10d"
             keep_security = ["decisions"]
+            [dashboard]
+            viewers_see_addresses = true
             [limits]
             connections = 1_000
             polls = 900
@@ -540,6 +552,7 @@ mod tests {
                     keep_security: vec![Keep::Decisions],
                 },
                 notify: Vec::new(),
+                dashboard: Dashboard { viewers_see_addresses: true },
                 limits: Limits {
                     connections: 1_000,
                     polls: 900,

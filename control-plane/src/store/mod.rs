@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`sqlite`] | both stores in SQLite files |
 //! | [`rollup`] | what an address did in an hour |
+//! | [`stats`] | what dashboards ask, and what they are told |
 //! | [`view`] | a shipped record as it is stored and shown |
 //! | [`text`], [`flags`] | clients' bytes and Envoy's response flags as text |
 //!
@@ -16,6 +17,7 @@
 pub mod flags;
 pub mod rollup;
 pub mod sqlite;
+pub mod stats;
 pub mod text;
 pub mod view;
 
@@ -395,6 +397,12 @@ pub struct RecordQuery {
     pub verdicts: Vec<ipwarden::record::Verdict>,
     /// Client in this country.
     pub country: Option<Country>,
+    /// Client in this autonomous system.
+    pub asn: Option<u32>,
+    /// User agent equals this.
+    pub user_agent: Option<String>,
+    /// The limit or rule that spoke equals this.
+    pub rule: Option<String>,
     /// From this proxy.
     pub proxy: Option<String>,
     /// Not before.
@@ -522,6 +530,13 @@ pub trait LogStore: Send + Sync {
     /// How much everybody and some targets asked for in some hours; hours without records are
     /// left out.
     async fn past_hours(&self, hours: Vec<i64>, targets: Vec<IpNet>) -> Result<Vec<PastHour>>;
+
+    /// Counts the records that match; agrees with [`LogStore::count`] over the same slots.
+    async fn stats(&self, query: &stats::StatsQuery) -> Result<stats::Stats>;
+
+    /// Does one piece of what makes [`LogStore::stats`] fast; `false` when nothing is left to do.
+    /// Answers never depend on it.
+    async fn tidy(&self) -> Result<bool>;
 
     /// Addresses are compared folded; this says whether any record holds `ip`.
     async fn holds(&self, ip: IpAddr) -> Result<bool>;

@@ -105,6 +105,9 @@ impl RecordQuery {
             && equal(&self.host, &record.host)
             && equal(&self.method, &record.method)
             && equal(&self.proxy, &record.proxy)
+            && equal(&self.user_agent, &record.user_agent)
+            && self.rule.as_deref().is_none_or(|rule| record.rule.as_deref() == Some(rule))
+            && self.asn.is_none_or(|asn| record.asn == Some(asn))
             && self
                 .country
                 .is_none_or(|country| record.country.as_deref() == Some(country.as_str()))

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::{MutexGuard, Notify, mpsc, watch};
 
 use super::words;
-use super::{Closing, Noted, Sighting, Status, Suspect};
+use super::{Closing, Noted, Sighting, Status, Suspect, SuspectFilter};
 use crate::clock::Clock;
 use crate::config::Detect;
 use crate::detect::policy::{self, Action as Response, leading};
@@ -93,6 +93,17 @@ pub struct Judged {
     pub decision: Option<Decision>,
     /// Blocks that were taken back.
     pub unblocked: Vec<Decision>,
+}
+
+/// What became of taking a judgement back.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reopened {
+    /// The suspect as it is now, and the decisions that were removed.
+    Done(Box<Judged>),
+    /// There is no such suspect.
+    Missing,
+    /// Another suspect of the same target is open, by this number.
+    Superseded(i64),
 }
 
 impl Suspects {
@@ -249,6 +260,58 @@ impl Suspects {
         };
         let revision = inner.hub.revision().number;
         Ok(Some(Judged { suspect, revision, decision, unblocked }))
+    }
+
+    /// A person takes a judgement back: the decision that was made with it is removed, and the
+    /// suspect is open again. The policy does not judge its flags a second time.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; doing it again does what is missing.
+    pub async fn reopen(
+        &self,
+        id: i64,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Reopened, ChangeError> {
+        let inner = &self.0;
+        let _turn = self.turn().await;
+        let Some(suspect) = inner.state.suspect(id).await? else { return Ok(Reopened::Missing) };
+        let open = SuspectFilter {
+            status: Some(Status::Open),
+            target: Some(suspect.target),
+            before: None,
+            limit: JUDGE_SUSPECTS,
+        };
+        let (others, _) = inner.state.suspects(open).await?;
+        let same = |other: &&Suspect| other.target == suspect.target && other.id != id;
+        if let Some(other) = others.iter().find(same) {
+            return Ok(Reopened::Superseded(other.id));
+        }
+        let removed = match suspect.decision.filter(|_| suspect.status != Status::Open) {
+            None => Vec::new(),
+            Some(decision) => {
+                let audit = NewAudit {
+                    actor: actor.clone(),
+                    action: "decisions.remove",
+                    subject: display_target(&suspect.target),
+                    detail: format!("suspect {id} reopened"),
+                };
+                inner.hub.remove(Removal::Ids(vec![decision]), audit, now).await?.decisions
+            }
+        };
+        let closing = Closing { status: Status::Open, decision: None, quiet_until: now };
+        let audit = NewAudit {
+            actor,
+            action: "suspects.reopen",
+            subject: words::subject(&suspect),
+            detail: format!("was {}", suspect.status.as_str()),
+        };
+        let Some(suspect) = inner.state.close_suspect(id, closing, audit, now).await? else {
+            return Ok(Reopened::Missing);
+        };
+        let revision = inner.hub.revision().number;
+        let judged = Judged { suspect, revision, decision: None, unblocked: removed };
+        Ok(Reopened::Done(Box::new(judged)))
     }
 
     async fn turn(&self) -> MutexGuard<'_, ()> {

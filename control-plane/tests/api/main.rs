@@ -1,6 +1,7 @@
 //! The API over a real socket, on real SQLite files, as clients see it.
 
 mod access;
+mod dashboard;
 mod decisions;
 mod detect;
 mod geo;

@@ -76,7 +76,7 @@ fn any_address() -> impl Strategy<Value = Option<IpAddr>> {
     prop_oneof![Just(None), v4.prop_map(Some), v6.prop_map(Some)]
 }
 
-fn any_net() -> impl Strategy<Value = IpNet> {
+pub(super) fn any_net() -> impl Strategy<Value = IpNet> {
     (any_address(), 0u8..=128, any::<bool>()).prop_map(|(ip, len, whole)| {
         let ip = ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let max = if ip.is_ipv4() { 32 } else { 128 };
@@ -84,7 +84,7 @@ fn any_net() -> impl Strategy<Value = IpNet> {
     })
 }
 
-fn any_verdict() -> impl Strategy<Value = Verdict> {
+pub(super) fn any_verdict() -> impl Strategy<Value = Verdict> {
     proptest::sample::select(Verdict::ALL.to_vec())
 }
 
@@ -93,7 +93,7 @@ fn any_time() -> impl Strategy<Value = u64> {
     (0u64..6, 0u64..3).prop_map(|(hour, us)| TIME_US + hour * 3_600_000_000 + us - 1)
 }
 
-fn any_record() -> impl Strategy<Value = Record<'static>> {
+pub(super) fn any_record() -> impl Strategy<Value = Record<'static>> {
     let paths: [&[u8]; 7] = [b"/", b"/a", b"/a%", b"/ab", b"/a\xff", "/aü".as_bytes(), b""];
     let hosts: [&[u8]; 3] = [b"a.example", b"b.example", b""];
     (
@@ -104,18 +104,13 @@ fn any_record() -> impl Strategy<Value = Record<'static>> {
         proptest::sample::select(paths.to_vec()),
         proptest::sample::select(hosts.to_vec()),
         proptest::sample::select([b"GET".as_slice(), b"POST"].to_vec()),
-        proptest::sample::select([0, 200, 399, 400, 404, 499, 500].to_vec()),
+        (
+            proptest::sample::select([0, 200, 399, 400, 404, 499, 500].to_vec()),
+            proptest::sample::select([b"".as_slice(), b"login"].to_vec()),
+        ),
     )
-        .prop_map(|(ip, time_us, verdict, weight, path, host, method, status)| Record {
-            ip,
-            time_us,
-            verdict,
-            weight,
-            path,
-            host,
-            method,
-            status,
-            ..record()
+        .prop_map(|(ip, time_us, verdict, weight, path, host, method, (status, rule))| {
+            Record { rule, ip, time_us, verdict, weight, path, host, method, status, ..record() }
         })
 }
 
@@ -123,7 +118,7 @@ fn any_record() -> impl Strategy<Value = Record<'static>> {
 const COUNTRIES: [&str; 3] = ["GB", "FR", "DE"];
 
 /// A place for each address, unknown for some.
-fn place_of(record: &Record<'_>) -> Spot {
+pub(super) fn place_of(record: &Record<'_>) -> Spot {
     match record.ip {
         Some(IpAddr::V4(ip)) if u32::from(ip).is_multiple_of(2) => {
             Spot { country: Country::new("GB"), city: Some("London".into()), asn: Some(u32::MAX) }
@@ -133,7 +128,7 @@ fn place_of(record: &Record<'_>) -> Spot {
     }
 }
 
-fn any_query() -> impl Strategy<Value = RecordQuery> {
+pub(super) fn any_query() -> impl Strategy<Value = RecordQuery> {
     use proptest::option::weighted;
     use proptest::sample::select;
     let text = |of: &[&str]| {
@@ -154,28 +149,36 @@ fn any_query() -> impl Strategy<Value = RecordQuery> {
         text(&["GET", "PUT"]),
         weighted(0.2, status),
         proptest::collection::vec(any_verdict(), 0..3),
-        (text(&["edge-1", "edge-2", "edge-3"]), weighted(0.2, select(COUNTRIES.to_vec()))),
+        (
+            text(&["edge-1", "edge-2", "edge-3"]),
+            weighted(0.2, select(COUNTRIES.to_vec())),
+            weighted(0.1, select(vec![u32::MAX, 1])),
+            text(&["curl/8", "curl/9"]),
+            text(&["login", "other"]),
+        ),
         (time(), time()),
         (weighted(0.3, -3i64..40), 0usize..30),
     )
-        .prop_map(
-            |(net, path_prefix, host, method, status, verdicts, (proxy, country), span, page)| {
-                RecordQuery {
-                    net,
-                    path_prefix,
-                    host,
-                    method,
-                    status,
-                    verdicts,
-                    country: country.and_then(Country::new),
-                    proxy,
-                    since: span.0,
-                    until: span.1,
-                    before: page.0,
-                    limit: page.1,
-                }
-            },
-        )
+        .prop_map(|(net, path_prefix, host, method, status, verdicts, more, span, page)| {
+            let (proxy, country, asn, user_agent, rule) = more;
+            RecordQuery {
+                net,
+                path_prefix,
+                host,
+                method,
+                status,
+                verdicts,
+                country: country.and_then(Country::new),
+                asn,
+                user_agent,
+                rule,
+                proxy,
+                since: span.0,
+                until: span.1,
+                before: page.0,
+                limit: page.1,
+            }
+        })
 }
 
 pub(crate) async fn every_query_finds_what_matches<F>()

@@ -2,6 +2,7 @@
 
 mod laws;
 mod rollups;
+mod stats;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ macro_rules! log_contract {
             every_query_finds_what_matches,
             every_stored_record_is_rolled_up_once,
             identities_are_counted_with_their_places,
+            answers_count_what_matches,
+            a_span_without_records_counts_nothing,
         );
     };
     ($fixture:ty: $($behaviour:ident,)*) => {
@@ -50,6 +53,7 @@ pub(crate) use log_contract;
 pub(crate) use rollups::{
     every_stored_record_is_rolled_up_once, identities_are_counted_with_their_places,
 };
+pub(crate) use stats::{a_span_without_records_counts_nothing, answers_count_what_matches};
 
 const TIME_US: u64 = 1_763_827_200_000_000;
 

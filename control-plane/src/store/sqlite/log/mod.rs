@@ -8,9 +8,11 @@
 //! | [`request_id`] | request ids in few bytes |
 //! | [`numbers`], [`streams`] | which batches arrived, what their senders report |
 //! | [`rollups`] | what each address did in each hour |
+//! | [`columns`] | what dashboards count |
 //! | [`plan`], [`search`] | finding records |
 
 mod append;
+mod columns;
 mod numbers;
 mod plan;
 mod prepared;
@@ -29,12 +31,13 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite_migration::M;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::database::{Database, Failure, Kind, Work};
 use super::readers::Readers;
 use super::writer::Writer;
 use crate::model::StoredRecord;
+use crate::store::stats::{Stats, StatsQuery};
 use crate::store::view::time_of_us;
 use crate::store::{
     Appended, HourRollups, IncomingBatch, LogStore, PastHour, RecordQuery, Result, StreamTotals,
@@ -49,12 +52,15 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/log/001_records.sql")),
         M::up(include_str!("../../../../migrations/log/002_geo.sql")),
         M::up(include_str!("../../../../migrations/log/003_rollups.sql")),
+        M::up(include_str!("../../../../migrations/log/004_columns.sql")),
     ],
     cache_kib: 64 * 1024,
     checkpoint_pages: 4_000,
     check_all: false,
 };
 
+/// Questions of dashboards answered at once.
+const QUESTIONS: usize = 4;
 /// Pieces of a scan that may wait for its visitor.
 const SCAN_PIECES: usize = 4;
 
@@ -67,6 +73,10 @@ pub struct SqliteLog {
     writer: Writer<Cache>,
     /// Paths whose visits are counted.
     sensitive: Arc<[String]>,
+    /// Records in a segment of columns.
+    segment_rows: usize,
+    /// Held while a dashboard's question is answered.
+    questions: Semaphore,
 }
 
 impl SqliteLog {
@@ -87,7 +97,13 @@ impl SqliteLog {
     pub fn open_with(path: &Path, sensitive: Vec<String>) -> Result<Self> {
         let (database, connection, lock) = Database::open(path, &KIND)?;
         let writer = Writer::start("ipwarden-log", connection, lock)?;
-        Ok(Self { readers: Readers::new(database), writer, sensitive: sensitive.into() })
+        Ok(Self {
+            readers: Readers::new(database),
+            writer,
+            sensitive: sensitive.into(),
+            questions: Semaphore::new(QUESTIONS),
+            segment_rows: columns::ROWS,
+        })
     }
 }
 
@@ -158,6 +174,25 @@ impl LogStore for SqliteLog {
 
     async fn past_hours(&self, hours: Vec<i64>, targets: Vec<IpNet>) -> Result<Vec<PastHour>> {
         self.readers.read(move |tx| rollups::past(tx, &hours, &targets)).await
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<Stats> {
+        let query = query.clone();
+        // Questions of dashboards never take all connections.
+        let _turn = self.questions.acquire().await;
+        self.readers.read(move |tx| columns::answer(tx, &query)).await
+    }
+
+    async fn tidy(&self) -> Result<bool> {
+        // Made beside the writer, which only stores it.
+        let rows = self.segment_rows;
+        let built = self.readers.read(move |tx| columns::build_next(tx, rows)).await?;
+        let Some(built) = built else { return Ok(false) };
+        self.writer
+            .transact(move |tx, _| columns::write(tx, &built))
+            .await
+            .map_err(|failure| self.readers.database().error(failure))?;
+        Ok(true)
     }
 
     async fn holds(&self, ip: IpAddr) -> Result<bool> {

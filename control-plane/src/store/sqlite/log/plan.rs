@@ -57,6 +57,8 @@ impl Plan {
             ("r.host = ?", &query.host),
             ("r.method = ?", &query.method),
             ("r.proxy = ?", &query.proxy),
+            ("r.user_agent = ?", &query.user_agent),
+            ("r.rule = ?", &query.rule),
         ];
         for (sql, text) in texts {
             if let Some(text) = text {
@@ -70,6 +72,9 @@ impl Plan {
         }
         if let Some(country) = query.country {
             conditions.and("r.country = ?", [Value::Text(country.to_string())]);
+        }
+        if let Some(asn) = query.asn {
+            conditions.and("r.asn = ?", [Value::Integer(asn.into())]);
         }
         if !query.verdicts.is_empty() {
             let codes: Vec<String> =
@@ -186,7 +191,7 @@ fn path_begins(tx: &Transaction<'_>, conditions: &mut Conditions, prefix: &str) 
 }
 
 /// The least text that sorts after every text with a prefix; `None` when there is none.
-fn after_all_with(prefix: &str) -> Option<String> {
+pub(super) fn after_all_with(prefix: &str) -> Option<String> {
     let mut end = prefix.to_owned();
     while let Some(last) = end.pop() {
         // The next character; surrogates are none.

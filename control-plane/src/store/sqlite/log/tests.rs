@@ -1,6 +1,7 @@
 use super::*;
 use crate::store::contract::Fixture;
 use crate::store::contract::log::{header, incoming, log_contract, record};
+use crate::store::stats::Dimension;
 use ipwarden::record::Record;
 use rusqlite::Connection;
 
@@ -25,6 +26,65 @@ impl Fixture for Files {
 }
 
 log_contract!(Files);
+
+/// The same in segments of a few records.
+mod small_segments {
+    use super::*;
+
+    struct Small(Files);
+
+    impl Fixture for Small {
+        type Store = SqliteLog;
+
+        async fn fresh() -> Self {
+            Self(Files::fresh().await)
+        }
+
+        async fn open(&self) -> SqliteLog {
+            SqliteLog { segment_rows: 4, ..self.0.open().await }
+        }
+    }
+
+    log_contract!(Small: answers_count_what_matches,);
+}
+
+#[tokio::test]
+async fn a_segment_is_dropped_with_what_it_counted_when_a_record_changes() {
+    let fixture = Files::fresh().await;
+    let log = SqliteLog { segment_rows: 4, ..fixture.open().await };
+    log.append(&[incoming(header(1, 1), vec![record(); 14])]).await.unwrap();
+    while log.tidy().await.unwrap() {}
+    let segments = || {
+        let file = Connection::open(fixture.path()).unwrap();
+        let count = |table| {
+            file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        };
+        (count("segments"), count("segment_pieces"))
+    };
+    let pieces = 27;
+    assert_eq!(segments(), (3i64, 3 * pieces), "the newest two wait");
+    let edit = |sql: &str| Connection::open(fixture.path()).unwrap().execute_batch(sql).unwrap();
+    edit("UPDATE records SET ip = x'01020304' WHERE id = 5");
+    edit("DELETE FROM records WHERE id = 12");
+    assert_eq!(segments(), (1, pieces), "nothing of what changed is left");
+    let query = StatsQuery {
+        filter: RecordQuery {
+            since: Some("2025-01-01T00:00:00Z".parse().unwrap()),
+            until: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            ..RecordQuery::default()
+        },
+        tops: vec![(Dimension::Address, 9)],
+        ..StatsQuery::default()
+    };
+    for _ in 0..2 {
+        let found = log.stats(&query).await.unwrap();
+        let rows: Vec<_> =
+            found.tops[0].rows.iter().map(|row| (row.key.as_str(), row.requests)).collect();
+        assert_eq!(rows, [("203.0.113.7", 12), ("1.2.3.4", 1)]);
+        while log.tidy().await.unwrap() {}
+        assert_eq!(segments().0, 3);
+    }
+}
 
 #[tokio::test]
 async fn a_call_that_fails_half_way_leaves_nothing_behind() {

@@ -226,7 +226,7 @@ pub(super) fn blocks(
     Ok(BlockHistory { of_target: count(of_target), all: count(all) })
 }
 
-/// Closes a suspect, whatever it was before. `None` when there is none.
+/// Closes a suspect, or opens it again, whatever it was before. `None` when there is none.
 pub(super) fn close(
     tx: &Transaction<'_>,
     id: i64,
@@ -234,6 +234,14 @@ pub(super) fn close(
     actor: &Actor,
     now: Timestamp,
 ) -> Work<Option<Suspect>> {
+    if closing.status == Status::Open {
+        tx.execute(
+            "UPDATE suspects SET status = 'open', decision = NULL, closed_at = NULL, \
+                 closed_by = NULL, quiet_until = NULL, judged = flags WHERE id = ?1",
+            [id],
+        )?;
+        return get(tx, id);
+    }
     tx.execute(
         "UPDATE suspects SET status = ?2, decision = coalesce(?3, decision), closed_at = ?4, \
              closed_by = ?5, quiet_until = ?6, judged = flags \

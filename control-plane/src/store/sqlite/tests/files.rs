@@ -160,7 +160,8 @@ async fn a_log_from_before_places_is_taken_and_its_records_have_none() {
     log.append(&[incoming(header(1, 1), vec![record()])]).await.unwrap();
     drop(log);
     place.edit(
-        "ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
+        "DROP TRIGGER records_updated; DROP TRIGGER records_deleted; DROP TABLE segments; \
+         DROP TABLE segment_pieces; ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
          ALTER TABLE records DROP COLUMN asn; DROP TABLE rollups; DROP TABLE site_hours; \
          DROP TABLE identity_hours; ALTER TABLE meta DROP COLUMN rolled_up; \
          PRAGMA user_version = 1;",

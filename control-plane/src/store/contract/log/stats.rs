@@ -1,0 +1,174 @@
+//! What dashboards are told agrees with the records, whatever was made of them before.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use ipwarden::record::Verdict;
+use proptest::prelude::*;
+
+use super::TIME_US;
+use super::laws::{any_query, any_record, place_of};
+use super::{append_one, everything, header, incoming};
+use crate::model::StoredRecord;
+use crate::store::contract::{Fixture, law};
+use crate::store::stats::{Dimension, Stats, StatsQuery, Totals, VERDICTS, slot_of, slot_start};
+use crate::store::{LogStore, RecordQuery};
+
+fn verdict(record: &StoredRecord) -> Verdict {
+    Verdict::from_word(&record.verdict).unwrap()
+}
+
+fn value(dimension: Dimension, record: &StoredRecord) -> Option<String> {
+    let network = |ip: std::net::IpAddr| {
+        IpNet::new(ip, if ip.is_ipv4() { 24 } else { 48 }).unwrap().trunc().to_string()
+    };
+    match dimension {
+        Dimension::Address => record.ip.map(|ip| ip.to_string()),
+        Dimension::Network => record.ip.map(network),
+        Dimension::Asn => record.asn.map(|asn| asn.to_string()),
+        Dimension::Country => Some(record.country.clone().unwrap_or_default()),
+        Dimension::Path => Some(record.path.clone()),
+        Dimension::Host => Some(record.host.clone()),
+        Dimension::Method => Some(record.method.clone()),
+        Dimension::Status => Some(record.status.to_string()),
+        Dimension::UserAgent => Some(record.user_agent.clone()),
+        Dimension::Rule => record.rule.clone(),
+        Dimension::Verdict => Some(record.verdict.clone()),
+        Dimension::Proxy => Some(record.proxy.clone()),
+    }
+}
+
+fn totals<'r>(records: impl Iterator<Item = &'r StoredRecord>) -> Totals {
+    let mut totals = Totals::default();
+    records.for_each(|record| {
+        totals.verdicts[verdict(record) as usize] += u64::from(record.weight);
+    });
+    totals
+}
+
+/// What matches between two slots.
+fn within<'r>(
+    all: &'r [StoredRecord],
+    query: &RecordQuery,
+    first: i64,
+    end: i64,
+) -> Vec<&'r StoredRecord> {
+    let query = RecordQuery {
+        since: Some(slot_start(first)),
+        until: Some(slot_start(end)),
+        ..query.clone()
+    };
+    all.iter().filter(|record| query.matches(record)).collect()
+}
+
+fn check(all: &[StoredRecord], query: &StatsQuery, found: &Stats) -> Result<(), TestCaseError> {
+    let (first, end) = query.slots().unwrap();
+    prop_assert_eq!((found.first_slot, found.end_slot), (first, end));
+    let now = within(all, &query.filter, first, end);
+    let past = within(all, &query.filter, first - (end - first), first);
+    prop_assert_eq!(found.total, totals(now.iter().copied()));
+    prop_assert_eq!(found.before, query.compare.then(|| totals(past.iter().copied())));
+    let mut sum = Totals::default();
+    for (at, bucket) in (0i64..).zip(&found.series) {
+        let from = first + at * query.step_slots;
+        let inside = |record: &&&StoredRecord| {
+            let slot = slot_of(record.time.as_microsecond());
+            (from..from + query.step_slots).contains(&slot)
+        };
+        prop_assert_eq!(*bucket, totals(now.iter().filter(inside).copied()));
+        (0..VERDICTS).for_each(|verdict| sum.verdicts[verdict] += bucket.verdicts[verdict]);
+    }
+    if query.step_slots > 0 {
+        prop_assert_eq!(sum, found.total);
+    }
+    for ((dimension, most), top) in query.tops.iter().zip(&found.tops) {
+        let mut counts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for record in &now {
+            let Some(value) = value(*dimension, record) else { continue };
+            let (all, refused) = counts.entry(value).or_default();
+            *all += u64::from(record.weight);
+            if verdict(record).is_refusal() {
+                *refused += u64::from(record.weight);
+            }
+        }
+        prop_assert_eq!(top.distinct, counts.len() as u64, "{:?}", dimension);
+        prop_assert_eq!(top.rows.len(), counts.len().min(*most));
+        prop_assert!(!top.approximate);
+        prop_assert!(top.rows.windows(2).all(|pair| pair[0].requests >= pair[1].requests));
+        let mut heaviest: Vec<u64> = counts.values().map(|(requests, _)| *requests).collect();
+        heaviest.sort_unstable_by(|a, b| b.cmp(a));
+        for (row, requests) in top.rows.iter().zip(heaviest) {
+            prop_assert_eq!(row.requests, requests, "the heaviest come first");
+            prop_assert_eq!((row.requests, row.refused), counts[&row.key]);
+            let before = past
+                .iter()
+                .filter(|record| value(*dimension, record).as_deref() == Some(&row.key))
+                .map(|record| u64::from(record.weight))
+                .sum();
+            prop_assert_eq!(row.before, query.compare.then_some(before));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn answers_count_what_matches<F>()
+where
+    F: Fixture<Store: LogStore>,
+{
+    let base = slot_of(TIME_US as i64);
+    let query = (
+        any_query(),
+        (-3i64..2_200, 1i64..2_000),
+        (0i64..400, any::<bool>()),
+        proptest::sample::subsequence(Dimension::ALL.to_vec(), 0..=12),
+        1usize..40,
+    )
+        .prop_map(move |(filter, (first, span), (step_slots, compare), tops, most)| {
+            StatsQuery {
+                filter: RecordQuery {
+                    since: Some(slot_start(base + first)),
+                    until: Some(slot_start(base + first + span)),
+                    ..filter
+                },
+                step_slots,
+                compare,
+                tops: tops.into_iter().map(|dimension| (dimension, most)).collect(),
+            }
+        });
+    let strategy = (
+        proptest::collection::vec(proptest::collection::vec(any_record(), 0..15), 1..4),
+        proptest::collection::vec(query, 40),
+        0usize..3,
+    );
+    law(16, &strategy, async |(batches, queries, tidied)| {
+        let fixture = F::fresh().await;
+        let store = fixture.open().await;
+        for (number, records) in (1..).zip(batches) {
+            let mut batch = incoming(header(1, number), records);
+            batch.places = batch.batch.records.iter().map(place_of).collect();
+            append_one(&store, &batch).await;
+            if number as usize == tidied {
+                while store.tidy().await.unwrap() {}
+            }
+        }
+        let all = everything(&store).await;
+        for query in queries {
+            check(&all, &query, &store.stats(&query).await.unwrap())?;
+        }
+        Ok(())
+    });
+}
+
+pub(crate) async fn a_span_without_records_counts_nothing<F>()
+where
+    F: Fixture<Store: LogStore>,
+{
+    let fixture = F::fresh().await;
+    let store = fixture.open().await;
+    let at = Some(slot_start(slot_of(TIME_US as i64)));
+    let filter = RecordQuery { since: at, until: at, ..RecordQuery::default() };
+    let query = StatsQuery { filter, step_slots: 1, ..StatsQuery::default() };
+    let empty = store.stats(&query).await.unwrap();
+    assert_eq!((empty.total, empty.series.len(), empty.before), (Totals::default(), 0, None));
+    assert!(!store.tidy().await.unwrap());
+}
