@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::config::{self, Config, OnStart, Records};
 use crate::decisions::replica::{Answer as PollAnswer, Follower, Outcome, Refresh, Replicator};
 use crate::decisions::{Action, DecisionId, POLL_PATH, Revision, UnixSeconds};
+use crate::geo::regions::{self, Hit};
 use crate::geo::{self, Geo, Located, localize};
 use crate::limits::gcra::Nanos;
 use crate::limits::limiter::{Client, Limiter, Outcome as LimitOutcome, RuleCounts, Ruling};
@@ -48,6 +49,8 @@ pub enum Judgement {
     /// Limits applied, and what they said is of some account: refused, would be refused, or
     /// to be looked at again with the response.
     Limit(Box<Ruling>),
+    /// A decision by region refuses it, or in shadow mode would.
+    Region(Box<Regional>),
     /// To be sent to the site of its country, or in shadow mode would be.
     Redirect(Box<Redirect>),
     /// A rule needs to know where the client is, which is being asked: the request may wait
@@ -75,6 +78,14 @@ pub enum Turn {
     Waited,
 }
 
+/// A request that a decision by region is for.
+#[derive(Debug)]
+pub struct Regional {
+    hit: Hit,
+    /// What limits said of one that is not refused.
+    ruling: Option<Box<Ruling>>,
+}
+
 impl Judgement {
     /// The word that records and metrics use.
     #[must_use]
@@ -88,6 +99,10 @@ impl Judgement {
                 LimitOutcome::Shadow => Verdict::Shadow,
                 LimitOutcome::Refused => Verdict::Limited,
             },
+            Self::Region(regional) => match regional.hit.mode {
+                Mode::Enforce => Verdict::Blocked,
+                Mode::Shadow => Verdict::Shadow,
+            },
             Self::Redirect(redirect) if redirect.is_shadow => Verdict::Shadow,
             Self::Redirect(_) => Verdict::Redirected,
             // Of one that ended while it waited.
@@ -95,20 +110,22 @@ impl Judgement {
         }
     }
 
-    /// The decision that refuses, 0 for none.
+    /// The decision that refuses or in shadow mode would, 0 for none.
     #[must_use]
     pub const fn decision(&self) -> DecisionId {
         match self {
             Self::Block(id) => *id,
+            Self::Region(regional) => regional.hit.id,
             Self::Admit | Self::Unready | Self::Limit(_) | Self::Redirect(_) | Self::Wait => 0,
         }
     }
 
-    /// The limit that refuses or in shadow mode would, empty for none.
+    /// The limit, region or redirect that refuses or in shadow mode would, empty for none.
     #[must_use]
     pub fn rule(&self) -> &[u8] {
         match self {
             Self::Limit(ruling) => ruling.limit().map_or(b"", |limit| limit.name.as_bytes()),
+            Self::Region(regional) => regional.hit.name.as_bytes(),
             Self::Redirect(redirect) => redirect.rule.as_bytes(),
             Self::Admit | Self::Block(_) | Self::Unready | Self::Wait => b"",
         }
@@ -126,6 +143,7 @@ impl Judgement {
     pub fn awaits_response(&self) -> bool {
         let ruling = match self {
             Self::Limit(ruling) => Some(ruling),
+            Self::Region(regional) => regional.ruling.as_ref(),
             Self::Redirect(redirect) => redirect.ruling.as_ref(),
             Self::Admit | Self::Block(_) | Self::Unready | Self::Wait => None,
         };
@@ -234,6 +252,7 @@ pub struct Engine {
     replicator: Replicator,
     limiter: Limiter,
     geo: Option<Geo>,
+    regions: regions::Rules,
     buffer: Buffer,
     delivery: Delivery,
     report: Report,
@@ -279,6 +298,7 @@ impl Engine {
                 worker.secret,
             ),
             geo: config.geo.clone().map(|settings| Geo::new(settings, worker.id)),
+            regions: regions::Rules::default(),
             report: Report::default(),
             next_fill_us: 0,
             buffer,
@@ -318,8 +338,8 @@ impl Engine {
         }
     }
 
-    /// Judges a request: decisions first, then, for those that pass, limits, then
-    /// localisation. `now` is Unix time; `clock` is asked only when a limit applies and should
+    /// Judges a request: decisions first, then, for those that pass, decisions by region
+    /// (unless an allow covers the address), limits, localisation. `now` is Unix time; `clock` is asked only when a limit applies and should
     /// never go back. What is known of the client's place is in the request afterwards.
     #[inline]
     pub fn judge(
@@ -356,10 +376,20 @@ impl Engine {
                 geo.locate(shared, ip, now_ms)
             };
             let may_wait = turn == Turn::First && !self.wait().is_zero();
-            let waits = may_wait && located == Located::Pending && self.needs_place(request);
+            let is_allowed = found.is_some();
+            let waits = may_wait
+                && located == Located::Pending
+                && self.needs_place(request, now, is_allowed);
             request.set_located(located);
             if waits {
                 return Judgement::Wait;
+            }
+        }
+        let mut region = None;
+        if !self.regions.is_empty() && found.is_none() {
+            region = self.regions.judge(client.ip, request, now);
+            if let Some(hit) = region.take_if(|hit| hit.mode == Mode::Enforce) {
+                return Judgement::Region(Box::new(Regional { hit, ruling: None }));
             }
         }
         let ruling = self.limiter.judge(shared, client, request, clock);
@@ -381,15 +411,21 @@ impl Engine {
                 }));
             }
         }
-        match ruling {
-            None => Judgement::Admit,
-            Some(ruling) => Judgement::Limit(ruling),
+        match (region, ruling) {
+            (None, None) => Judgement::Admit,
+            (None, Some(ruling)) => Judgement::Limit(ruling),
+            (Some(_), Some(ruling)) if ruling.outcome == LimitOutcome::Refused => {
+                Judgement::Limit(ruling)
+            }
+            (Some(hit), ruling) => Judgement::Region(Box::new(Regional { hit, ruling })),
         }
     }
 
     /// Whether a rule would judge the request by a place that is not known yet.
-    fn needs_place(&self, request: &Request<'_>) -> bool {
-        self.limiter.awaits_place(request) || localize::needs_place(&self.config.localize, request)
+    fn needs_place(&self, request: &Request<'_>, now: UnixSeconds, is_allowed: bool) -> bool {
+        self.limiter.awaits_place(request)
+            || localize::needs_place(&self.config.localize, request)
+            || (!is_allowed && self.regions.needs_place(request, now))
     }
 
     /// What a third party said of a place may refuse a client that opted out, and nothing else.
@@ -443,6 +479,7 @@ impl Engine {
     ) -> Option<[(&'static str, String); 2]> {
         let ruling = match judgement {
             Judgement::Limit(ruling) => ruling,
+            Judgement::Region(regional) => regional.ruling.as_mut()?,
             Judgement::Redirect(redirect) => redirect.ruling.as_mut()?,
             Judgement::Admit | Judgement::Block(_) | Judgement::Unready | Judgement::Wait => {
                 return None;
@@ -481,7 +518,10 @@ impl Engine {
                     grpc_status: None,
                 });
             }
-            Judgement::Block(id) => Refusal::blocked(self.config.decisions.refuse_status, *id),
+            Judgement::Region(regional) if regional.hit.mode == Mode::Shadow => return None,
+            Judgement::Block(_) | Judgement::Region(_) => {
+                Refusal::blocked(self.config.decisions.refuse_status, judgement.decision())
+            }
             Judgement::Unready => Refusal::unready(),
             Judgement::Limit(ruling) if ruling.outcome != LimitOutcome::Refused => return None,
             Judgement::Limit(ruling) => {
@@ -553,6 +593,17 @@ impl Engine {
         self.limiter.take_counts()
     }
 
+    /// What decisions by region did since the last call.
+    pub fn take_region_counts(&mut self) -> regions::Counts {
+        self.regions.take_counts()
+    }
+
+    /// Whether there are decisions by region, but nobody who knows where clients are.
+    #[must_use]
+    pub const fn regions_are_idle(&self) -> bool {
+        !self.regions.is_empty() && self.geo.is_none()
+    }
+
     /// What happened in the table of buckets since the last call.
     pub fn take_table_counts(&mut self) -> TableCounts {
         self.limiter.take_table_counts()
@@ -565,6 +616,7 @@ impl Engine {
         let Ok(policy) = config::check_policy(&payload) else { return false };
         self.limiter.apply(&policy);
         self.limiter.open(shared);
+        self.regions.replace(&policy.regions);
         true
     }
 
@@ -979,6 +1031,63 @@ mod tests {
         assert!(tick(&mut other, &mut shared, 8).policy);
         let verdicts = [0, 1].map(|_| judge(&mut other, &mut shared, client, "/x", 0).verdict());
         assert_eq!(verdicts, [Verdict::Admitted, Verdict::Limited]);
+    }
+
+    /// A client in France according to what the engine remembers.
+    const FRENCH: &str = r#"{"control_plane": {"cluster": "ipwarden", "token": "t"}, "limits": [],
+        "geo": {"wait_ms": 500}, "localize": []}"#;
+
+    fn learn(engine: &mut Engine, shared: &mut MemoryShared, ip: &str) {
+        assert!(matches!(judge(engine, shared, ip.parse().ok(), "/other", 0), Judgement::Admit));
+        let call = core::iter::from_fn(|| engine.next_call(shared, 1))
+            .find(|call| call.to == To::Geo)
+            .unwrap();
+        let answer = br#"{"ip":"81.2.69.160","network":"81.2.69.0/24","country":"FR"}"#;
+        engine.answered(call.id, 200, answer, shared, 1);
+    }
+
+    #[test]
+    fn a_region_is_refused_at_its_path_unless_an_allow_covers_the_address() {
+        let mut shared = MemoryShared::default();
+        let mut worker = engine(FRENCH, 1);
+        worker.start(&mut shared);
+        let regions = r#"{"regions": [{"id": 9, "region": "country:FR", "path": "/admin", "until": 400},
+            {"id": 10, "region": "country:FR", "mode": "shadow"}]}"#;
+        let allow = [("81.2.69.9", Tier::Allow, NEVER)];
+        let body = [set(1, &allow), policy(9, regions)].concat();
+        feed(&mut worker, &mut shared, 1, &body);
+        tick(&mut worker, &mut shared, 2);
+        // Nobody knows yet: it waits, for that path only, and once.
+        let first = judge(&mut worker, &mut shared, ip("81.2.69.160"), "/admin", 0);
+        assert!(matches!(first, Judgement::Wait));
+        learn(&mut worker, &mut shared, "81.2.69.160");
+        let refused = judge(&mut worker, &mut shared, ip("81.2.69.160"), "/admin/users", 0);
+        assert_eq!(
+            (refused.verdict(), refused.decision(), refused.rule()),
+            (Verdict::Blocked, 9, &b"country:FR"[..])
+        );
+        let reply = worker.reply(&refused, b"", b"").unwrap();
+        assert_eq!(reply, worker.reply(&Judgement::Block(9), b"", b"").unwrap());
+        let shadow = judge(&mut worker, &mut shared, ip("81.2.69.160"), "/", 0);
+        assert_eq!((shadow.verdict(), shadow.decision()), (Verdict::Shadow, 10));
+        assert!(worker.reply(&shadow, b"", b"").is_none() && !shadow.awaits_response());
+        // An allow wins; elsewhere is elsewhere; an end needs no word of anybody.
+        for (address, path, now) in [("81.2.69.9", "/admin", 0), ("10.0.0.1", "/admin", 0)] {
+            assert!(matches!(
+                judge(&mut worker, &mut shared, ip(address), path, now),
+                Judgement::Admit
+            ));
+        }
+        let ended = judge(&mut worker, &mut shared, ip("81.2.69.160"), "/admin", 400);
+        assert_eq!(ended.verdict(), Verdict::Shadow);
+        let counts = worker.take_region_counts();
+        assert_eq!((counts.refused, counts.shadow, counts.unknown), (1, 2, 1));
+        // A policy without them takes them away.
+        let poll = worker.next_call(&mut shared, 3).unwrap();
+        worker.answered(poll.id, 200, &policy(10, "{}"), &mut shared, 4);
+        tick(&mut worker, &mut shared, 5);
+        let after = judge(&mut worker, &mut shared, ip("81.2.69.160"), "/admin", 0);
+        assert!(matches!(after, Judgement::Admit));
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //! | [`model`] | the words of the domain as types: what the API speaks and the stores keep |
 //! | [`notify`] | telling others of suspects and blocks: webhooks, chat |
 //! | [`problem`] | errors as clients see them |
+//! | [`regions`] | decisions by country and autonomous system |
 //! | [`router`] | the whole URL table: paths, roles, time limits |
 //! | [`serve`] | start and orderly end |
 //! | [`session`] | logins of the dashboard: cookies, and what keeps other sites out |
@@ -49,6 +50,7 @@ pub mod metrics;
 pub mod model;
 pub mod notify;
 pub mod problem;
+pub mod regions;
 pub mod router;
 pub mod serve;
 pub mod session;

@@ -21,8 +21,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, proxies, requests,
-    session, stats, status, stream, suspects, tokens,
+    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, proxies, regions,
+    requests, session, stats, status, stream, suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -85,6 +85,10 @@ pub const TABLE: &[Row] = &[
     (Method::PATCH, "/v1/limits/{name}", Access::Admin, 30),
     (Method::DELETE, "/v1/limits/{name}", Access::Admin, 30),
     (Method::POST, "/v1/limits/reset", Access::Admin, 30),
+    (Method::GET, "/v1/regions", Access::Read, 30),
+    (Method::POST, "/v1/regions", Access::Admin, 30),
+    (Method::PATCH, "/v1/regions", Access::Admin, 30),
+    (Method::DELETE, "/v1/regions", Access::Admin, 30),
     (Method::POST, "/v1/requests", Access::Proxy, 60),
     (Method::GET, "/v1/requests", Access::Read, 60),
     (Method::GET, "/v1/requests/live", Access::Read, 30),
@@ -141,6 +145,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(limits::list))
         .routes(routes!(limits::set, limits::set_mode, limits::remove))
         .routes(routes!(limits::reset))
+        .routes(routes!(regions::list, regions::add, regions::set_mode, regions::remove))
         .routes(routes!(requests::search, requests::ship))
         .routes(routes!(requests::live))
         .routes(routes!(stats::overview))

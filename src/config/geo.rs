@@ -8,9 +8,11 @@ use super::matches;
 use super::reader::{Errors, Field, Section};
 use super::sections::{MAX_NAME_BYTES, checked, header_name, is_graphic, optional_token};
 use super::{ControlPlane, Geo};
+use crate::decisions::NEVER;
 use crate::geo::Country;
 use crate::geo::localize::{PATH, Rule};
 use crate::geo::provider::{Fields, Provider};
+use crate::geo::regions::{self, Region};
 use crate::limits::Mode;
 use crate::record::bounds::PATH_BYTES;
 
@@ -311,6 +313,45 @@ pub(super) fn asns(field: &Field<'_>, errors: &mut Errors) -> Vec<u32> {
         errors.add(&field.place, "found an empty list: write a value or leave it out");
     }
     items.iter().filter_map(|item| item.whole(1..=u32::MAX, errors)).collect()
+}
+
+/// Decisions by region, as the control plane sends them.
+pub(super) fn regions(field: &Field<'_>, errors: &mut Errors) -> Vec<regions::Rule> {
+    let items = field.items(regions::MAX_RULES, errors).unwrap_or_default();
+    items.iter().filter_map(|item| region(item, errors)).collect()
+}
+
+fn region(field: &Field<'_>, errors: &mut Errors) -> Option<regions::Rule> {
+    let mut section = field.section(errors)?;
+    let mut required = |name: &'static str, why: &str, errors: &mut Errors| {
+        let found = section.take(name);
+        if found.is_none() {
+            errors.add(&section.path(name), format!("missing: {why}"));
+        }
+        found
+    };
+    let id = required("id", "number the rule", errors);
+    let region = required("region", "say who is refused", errors);
+    let id = id.and_then(|field| field.whole(1..=u32::MAX - 1, errors));
+    let region = region.and_then(|field| {
+        let text = field.text(regions::MAX_REGION_BYTES, errors)?;
+        Region::parse(text).map_err(|error| errors.add(&field.place, error.to_string())).ok()
+    });
+    let path = section.take("path").map(|field| {
+        let text = field.text(regions::MAX_PATH_BYTES, errors)?;
+        regions::check_path(text).map_err(|error| errors.add(&field.place, error.to_string())).ok()
+    });
+    let mode = if section.has("mode") { mode(&mut section, errors) } else { Some(Mode::Enforce) };
+    let until = section.take("until").map(|field| field.whole(0..=NEVER - 1, errors));
+    section.finish(errors);
+    Some(regions::Rule {
+        id: id?,
+        region: region?,
+        // A path that can't be read must not become the whole site.
+        path: path.map_or(Some(None), |path| path.map(Some))?,
+        mode: mode?,
+        expires_at: until.unwrap_or(Some(NEVER))?,
+    })
 }
 
 fn languages(field: &Field<'_>, errors: &mut Errors) -> Vec<String> {

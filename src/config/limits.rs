@@ -463,6 +463,9 @@ pub(super) fn policy(field: &Field<'_>, errors: &mut Errors) -> Option<Policy> {
         let items = field.items(MAX_RESETS, errors).unwrap_or_default();
         policy.resets = items.iter().filter_map(|item| reset(item, errors)).collect();
     }
+    if let Some(field) = section.take("regions") {
+        policy.regions = super::geo::regions(&field, errors);
+    }
     section.finish(errors);
     Some(policy)
 }

@@ -63,6 +63,11 @@ impl<'a> Section<'a> {
         Some(Field { place: self.path(name), value })
     }
 
+    /// Whether the member `name` is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(member, _)| member == name)
+    }
+
     /// Reports every member that nobody took, and every member that came twice.
     pub(super) fn finish(self, errors: &mut Errors) {
         for (at, (name, _)) in self.members.iter().enumerate() {

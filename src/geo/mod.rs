@@ -8,6 +8,7 @@
 //! | [`provider`] | how a provider is asked, what its answers say |
 //! | [`breaker`] | leaving a failing provider alone |
 //! | [`localize`] | who is sent to the site of their country |
+//! | [`regions`] | decisions by country and autonomous system |
 //!
 //! A request finds its place in the worker's memory (one search in a map, no host call), else
 //! in shared data, and goes on in either case. Where nobody knows, its network is noted, and
@@ -27,6 +28,7 @@ pub mod common;
 pub mod localize;
 pub mod place;
 pub mod provider;
+pub mod regions;
 
 use core::net::IpAddr;
 use std::collections::VecDeque;

@@ -2,6 +2,9 @@
 
 use core::fmt;
 
+use serde_core::de::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::record::bounds::CITY_BYTES;
 
 /// An ISO 3166-1 alpha-2 code in capitals: `FR`.
@@ -36,6 +39,19 @@ impl Country {
 impl fmt::Display for Country {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Country {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Country {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).ok_or_else(|| D::Error::custom("expected a country's code of two letters"))
     }
 }
 
@@ -128,6 +144,15 @@ mod tests {
         for none in ["", "F", "FRA", "1A", "ZZ", "xx", "É", "--"] {
             assert_eq!(Country::new(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_country_is_a_text_in_json() {
+        let country = Country::new("fr").unwrap();
+        assert_eq!(serde_json::to_string(&country).unwrap(), r#""FR""#);
+        assert_eq!(serde_json::from_str::<Country>(r#""FR""#).unwrap(), country);
+        let error = serde_json::from_str::<Country>(r#""FRA""#).unwrap_err().to_string();
+        assert!(error.starts_with("expected a country's code of two letters"), "{error}");
     }
 
     #[test]

@@ -87,6 +87,11 @@ pub(super) struct Metrics {
     /// Policies of the control plane that came into force, or could not be used.
     pub(super) policies_applied: Handle,
     pub(super) policies_refused: Handle,
+    /// Requests that decisions by region refused, would have refused, or could not judge
+    /// because nobody knows where they come from.
+    pub(super) regions_refused: Handle,
+    pub(super) regions_shadow: Handle,
+    pub(super) regions_unknown: Handle,
     /// Places and look-ups.
     pub(super) geo: GeoMetrics,
 }
@@ -177,6 +182,8 @@ impl Metrics {
         let batch = |result: &str| Handle::counter(&format!("ipwarden_batches.result={result}"));
         let policy =
             |result: &str| Handle::counter(&format!("ipwarden_limits_policies.result={result}"));
+        let region =
+            |result: &str| Handle::counter(&format!("ipwarden_region_requests.result={result}"));
         let metrics = Self {
             requests,
             address_unknown: Handle::counter("ipwarden_address_unknown"),
@@ -206,6 +213,9 @@ impl Metrics {
             limits_contended: Handle::counter("ipwarden_limits_contended"),
             policies_applied: policy("applied"),
             policies_refused: policy("refused"),
+            regions_refused: region("refused"),
+            regions_shadow: region("shadow"),
+            regions_unknown: region("unknown"),
             geo: GeoMetrics::define(),
         };
         Handle::gauge(&format!("ipwarden_build_info.version={}", crate::VERSION)).set(1);

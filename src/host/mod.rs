@@ -268,8 +268,17 @@ impl Plugin {
             metrics.limits_keys.set(fill.live);
             metrics.limits_slots.set(fill.slots);
         }
+        let counts = self.engine.take_region_counts();
+        metrics.regions_refused.add(counts.refused);
+        metrics.regions_shadow.add(counts.shadow);
+        metrics.regions_unknown.add(counts.unknown);
         if ticked.policy {
             metrics.policies_applied.add(1);
+            if self.engine.regions_are_idle() {
+                log::error!(
+                    "ipwarden: the control plane blocks countries or networks by AS, but nobody here knows where clients are: they all pass; add the section 'geo'"
+                );
+            }
         }
         let refused = self.engine.policies_refused();
         if refused > self.policies_refused {

@@ -1,20 +1,26 @@
-//! Changes that the control plane makes to the configured limits, and their message.
+//! What the control plane adds to the configuration, and its message: changes to limits, and
+//! decisions by region.
 //!
 //! A policy lies over the plugin's own limits: a limit of the same name takes the place of
 //! the configured one, another name adds one, a bare mode changes nothing but the mode.
-//! Without a policy, or with an empty one, the plugin's own limits are in force.
+//! Without a policy, or with an empty one, the plugin's own limits are in force. Decisions by
+//! region ([`crate::geo::regions`]) travel here and not with those by address because they are
+//! few, and no table is made of them; an absent member is an empty one.
 //!
 //! ```text
 //! message = "IPWL" | version u8 | 0 u8 | 0 u16 | number u64 | length u32
 //!           | crc32 u32 of what is before it and of the payload | payload (JSON)
 //! payload = {"limits": [<limit as in the configuration> | {"name": …, "mode": …}, …],
-//!            "resets": [{"id": 7, "key": "203.0.113.7", "limit": "login"}, …]}
+//!            "resets": [{"id": 7, "key": "203.0.113.7", "limit": "login"}, …],
+//!            "regions": [{"id": 9, "region": "country:FR", "path": "/admin",
+//!                         "mode": "shadow", "until": 1767225600}, …]}
 //! ```
 
 use core::fmt;
 
 use super::{Limit, Mode};
 use crate::bytes::{Malformed, Reader};
+use crate::geo::regions;
 
 /// First bytes of a message.
 pub const MAGIC: [u8; 4] = *b"IPWL";
@@ -53,13 +59,15 @@ pub struct Reset {
     pub limit: Option<String>,
 }
 
-/// All changes.
+/// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     /// Changes to limits, each name once.
     pub limits: Vec<Override>,
     /// The latest resets, oldest first.
     pub resets: Vec<Reset>,
+    /// Decisions by region, at most [`regions::MAX_RULES`].
+    pub regions: Vec<regions::Rule>,
 }
 
 /// Why a message is refused.

@@ -5,12 +5,15 @@ use std::cmp::Reverse;
 use axum::Json;
 use axum::extract::State;
 use ipwarden::address::{display_target, fold, host_net};
+use ipwarden::limits::Mode;
+use ipwarden::record::bounds::PATH_BYTES;
 use serde::Serialize;
 use std::net::IpAddr;
 use utoipa::ToSchema;
 
 use super::{AppState, Params, Problem, ProblemBody, fault};
 use crate::model::{Action, Decision, Origin};
+use crate::regions::Rule;
 
 /// What applies to an address.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,12 +23,24 @@ pub struct Checked {
     pub ip: IpAddr,
     /// What a proxy does with it.
     pub verdict: CheckVerdict,
-    /// The decision that says so.
+    /// The decision that says so; null where only one by region does.
     pub decision: Option<Decision>,
     /// Decisions that cover the address too but don't count, in order of precedence.
     pub hidden: Vec<Hidden>,
+    /// Decisions by region that are about the address, as far as this service knows where it
+    /// is; the proxies may know better.
+    pub regions: Vec<RegionChecked>,
     /// Number of the decision set.
     pub revision: u64,
+}
+
+/// A decision by region that is about the address.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RegionChecked {
+    /// The rule.
+    pub rule: Rule,
+    /// Whether it applies to the path that was asked for; one for the whole site always does.
+    pub applies: bool,
 }
 
 /// What a proxy does with an address.
@@ -52,7 +67,10 @@ pub struct Hidden {
 /// Explains what happens to an address.
 #[utoipa::path(
     get, path = "/v1/decisions/check", tag = "decisions",
-    params(("ip" = String, Query, description = "the address")),
+    params(
+        ("ip" = String, Query, description = "the address"),
+        ("path" = Option<String>, Query, description = "a path, for decisions by region"),
+    ),
     responses((status = 200, body = Checked), (status = 400, body = ProblemBody))
 )]
 pub(crate) async fn check(
@@ -62,15 +80,35 @@ pub(crate) async fn check(
     let ip = params.parsed("ip", "an IP address such as 192.0.2.7 or 2001:db8::1", |text| {
         text.trim().parse::<IpAddr>().ok()
     });
+    let path = params.checked("path", |text| {
+        let is_path = text.starts_with('/') && text.len() <= PATH_BYTES;
+        is_path.then(|| text.to_owned()).ok_or("expected a path that starts with /")
+    });
     params.finish()?;
     let Some(ip) = ip.map(fold) else {
         let missing = fault("ip", "missing: give the address to check");
         return Err(Problem::parameters(vec![missing]));
     };
     let revision = app.hub.revision().number;
-    let covering = app.state.covering(host_net(ip), app.clock.now()).await?;
-    let (verdict, decision, hidden) = explain(covering);
-    Ok(Json(Checked { ip, verdict, decision, hidden, revision }))
+    let now = app.clock.now();
+    let covering = app.state.covering(host_net(ip), now).await?;
+    let (mut verdict, decision, hidden) = explain(covering);
+    let (_, policy) = app.state.limits(now).await?;
+    let mut regions = Vec::new();
+    if !policy.regions.is_empty()
+        && let Ok(located) = app.geo.locate(ip)
+    {
+        let about = policy.regions.into_iter().filter(|rule| rule.is_about(&located.place));
+        regions.extend(about.map(|rule| RegionChecked {
+            applies: rule.path.is_none() || path.as_deref().is_some_and(|path| rule.covers(path)),
+            rule,
+        }));
+    }
+    let refuses = |checked: &RegionChecked| checked.applies && checked.rule.mode == Mode::Enforce;
+    if verdict == CheckVerdict::None && regions.iter().any(refuses) {
+        verdict = CheckVerdict::Blocked;
+    }
+    Ok(Json(Checked { ip, verdict, decision, hidden, regions, revision }))
 }
 
 /// Orders by precedence exactly as the proxies' table does: tier, longest prefix, newest.

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod meta;
 pub mod notify;
 pub mod proxies;
+pub mod regions;
 pub mod requests;
 pub mod session;
 pub mod stats;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipwarden::address::display_target;
+use ipwarden::geo::regions::Region;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::client::{Client, MAX_TARGETS, Query};
@@ -13,6 +14,7 @@ use super::error::{CliError, Result};
 use super::lists::{self, TargetList};
 use super::output::{Format, GOOD, STRONG, Session};
 use super::progress::Progress;
+use super::regions::{self, RegionArgs};
 use super::replies::{Added, Imported, Warning};
 use super::table::{Grid, cell, fixed, number};
 use super::text::{absolute, clean, count, counted, span, zone_name};
@@ -25,16 +27,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// What to add.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "\
-Examples:
-  ipwarden block 203.0.113.0/24 --for 4h --reason scraping
-  ipwarden allow 203.0.113.7
-  curl -s https://lists.example/drop.txt | ipwarden block --from - --for 1d --reason drop
-
-An allow wins over every block. Lists may have 2 000 000 lines.
--o raw: id, target, action, origin, made, ends, reason; with --from: added, replaced, duplicates, revision.")]
 pub struct AddArgs {
-    /// IP addresses or CIDRs, such as 203.0.113.7 or 2001:db8::/32
+    /// IP addresses or CIDRs, such as 203.0.113.7 or 2001:db8::/32 (block: also country:FR, asn:64496)
     #[arg(value_name = "TARGET", required_unless_present = "from")]
     pub targets: Vec<String>,
 
@@ -55,7 +49,51 @@ pub struct AddArgs {
     pub from: Option<String>,
 }
 
-/// Runs `block` or `allow`.
+/// What stands below the help of `allow`.
+pub const ALLOW_HELP: &str = "\
+Examples:
+  ipwarden allow 203.0.113.7
+  ipwarden allow 203.0.113.0/24 --for 4h --reason office
+
+An allow wins over every block. Lists may have 2 000 000 lines.
+-o raw: id, target, action, origin, made, ends, reason; with --from: added, replaced, duplicates, revision.";
+
+/// What stands below the help of `block`.
+pub const BLOCK_HELP: &str = "\
+Examples:
+  ipwarden block 203.0.113.0/24 --for 4h --reason scraping
+  curl -s https://lists.example/drop.txt | ipwarden block --from - --for 1d --reason drop
+  ipwarden block country:FR,BE asn:64496 --path /admin --for 4h
+  ipwarden block country:FR --yes-whole-region            (in shadow: look first)
+  ipwarden block country:FR --yes-whole-region --enforce  (switches it on)
+
+An allow wins over every block. Lists may have 2 000 000 lines.
+-o raw: id, target, action, origin, made, ends, reason (regions: and path); with --from: added, replaced, duplicates, revision.";
+
+/// What `block` takes.
+#[derive(Debug, Clone, Args)]
+pub struct BlockArgs {
+    /// As `allow` has it.
+    #[command(flatten)]
+    pub add: AddArgs,
+
+    /// For regions.
+    #[command(flatten)]
+    pub region: RegionArgs,
+}
+
+/// Runs `block`.
+///
+/// # Errors
+/// Those of [`run`] and of [`regions::block`].
+pub async fn block(session: &mut Session, client: &Client, args: &BlockArgs) -> Result<()> {
+    match regions::of_targets(&args.add.targets, args.region.is_given())? {
+        Some(found) => regions::block(session, client, &found, &args.region, &args.add).await,
+        None => run(session, client, Action::Block, &args.add).await,
+    }
+}
+
+/// Runs `block` for addresses, or `allow`.
 ///
 /// # Errors
 /// Those of reading the targets and of the service.
@@ -65,6 +103,11 @@ pub async fn run(
     action: Action,
     args: &AddArgs,
 ) -> Result<()> {
+    if action == Action::Allow && args.targets.iter().any(|text| Region::is_meant(text)) {
+        return Err(CliError::Usage(
+            "only block knows countries and autonomous systems: an allow by place would let in whoever rents an address there; allow addresses".to_owned(),
+        ));
+    }
     let end = End::of(args, session.now(), &session.zone)?;
     let progress = Progress::new(session.shows_progress);
     let list = match &args.from {
@@ -105,14 +148,14 @@ pub fn read(name: &str, progress: &Progress) -> Result<TargetList> {
 
 /// When new decisions end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Never,
     After(Duration),
     At(Timestamp),
 }
 
 impl End {
-    fn of(args: &AddArgs, now: Timestamp, zone: &TimeZone) -> Result<Self> {
+    pub(super) fn of(args: &AddArgs, now: Timestamp, zone: &TimeZone) -> Result<Self> {
         match (args.duration, &args.until) {
             (Some(Duration::ZERO), _) => Err(CliError::Usage(
                 "--for 0s ends at once: expected a duration such as 30s, 4h or 7d, or no --for at all for a decision without an end".to_owned(),
@@ -133,7 +176,7 @@ impl End {
         }
     }
 
-    fn parameter(self) -> Option<(&'static str, String)> {
+    pub(super) fn parameter(self) -> Option<(&'static str, String)> {
         match self {
             Self::Never => None,
             // Milliseconds are whole for every duration that can be written.

@@ -4,15 +4,18 @@ use std::net::IpAddr;
 
 use clap::Args;
 use ipwarden::address::{display_target, parse_target};
+use ipwarden::limits::Mode;
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::client::Client;
 use super::decisions::raw_row;
 use super::error::{CliError, Place, Result};
 use super::output::{BAD, Format, GOOD, STRONG, Session};
-use super::replies::Checked;
+use super::regions;
+use super::replies::{Checked, RegionChecked};
 use super::text::{clean, counted, when};
 use crate::model::Action;
+use crate::regions::Rule;
 
 /// Which address.
 #[derive(Debug, Clone, Args)]
@@ -23,6 +26,11 @@ pub struct CheckArgs {
     /// One IP address
     #[arg(value_name = "IP")]
     pub ip: String,
+
+    /// Also say what happens at this path, which decisions by country and autonomous system may
+    /// be about
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
 }
 
 /// Runs `check`.
@@ -31,13 +39,17 @@ pub struct CheckArgs {
 /// A text that is no single address, and those of the service.
 pub async fn run(session: &mut Session, client: &Client, args: &CheckArgs) -> Result<()> {
     let ip = single_address(&args.ip)?;
-    let checked = client.check(ip).await?;
+    let checked = client.check(ip, args.path.as_deref()).await?;
     match session.format {
         Format::Json => session.json(&checked),
         Format::Raw => {
             let mut values = vec![checked.ip.clone(), checked.verdict.clone()];
             match &checked.decision {
                 Some(decision) => values.extend(raw_row(decision)),
+                None if refusing(&checked).is_some() => {
+                    let row = refusing(&checked).map(regions::raw_row);
+                    values.extend(row.into_iter().flatten().take(7));
+                }
                 None => values.extend(std::iter::repeat_n(String::new(), 7)),
             }
             session.raw(&values.iter().map(String::as_str).collect::<Vec<_>>())
@@ -73,10 +85,18 @@ pub fn single_address(text: &str) -> Result<IpAddr> {
 fn explained(checked: &Checked, now: Timestamp, zone: &TimeZone) -> Vec<String> {
     let ip = clean(&checked.ip);
     let Some(decision) = &checked.decision else {
-        return vec![format!(
-            "{STRONG}{ip}{STRONG:#} is {GOOD}not blocked{GOOD:#}: no decision covers it (revision {}).",
-            checked.revision
-        )];
+        let first = match refusing(checked) {
+            Some(rule) => format!(
+                "{STRONG}{ip}{STRONG:#} is {} (revision {}).",
+                regions::verdict(rule, true),
+                checked.revision
+            ),
+            None => format!(
+                "{STRONG}{ip}{STRONG:#} is {GOOD}not blocked{GOOD:#}: no decision covers it (revision {}).",
+                checked.revision
+            ),
+        };
+        return core::iter::once(first).chain(by_region(checked)).collect();
     };
     let verdict = match decision.action {
         Action::Block => format!("{BAD}blocked{BAD:#}"),
@@ -122,6 +142,31 @@ fn explained(checked: &Checked, now: Timestamp, zone: &TimeZone) -> Vec<String> 
             ));
         }
     }
+    lines.extend(by_region(checked));
+    lines
+}
+
+/// The decision by region that refuses it where none about addresses says anything.
+fn refusing(checked: &Checked) -> Option<&Rule> {
+    let refuses = |one: &&RegionChecked| one.applies && one.rule.mode == Mode::Enforce;
+    let decides = checked.decision.is_none();
+    checked.regions.iter().find(refuses).filter(|_| decides).map(|one| &one.rule)
+}
+
+/// All other decisions that are about its region.
+fn by_region(checked: &Checked) -> Vec<String> {
+    let told = refusing(checked).map(|rule| rule.id);
+    let others: Vec<&RegionChecked> =
+        checked.regions.iter().filter(|one| Some(one.rule.id) != told).collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let allowed = checked.decision.as_ref().is_some_and(|one| one.action == Action::Allow);
+    let mut lines = vec!["Where it is, as far as this service knows:".to_owned()];
+    lines.extend(others.iter().map(|one| {
+        let hidden = if allowed { "; the allow wins" } else { "" };
+        format!("  {}{hidden}", regions::verdict(&one.rule, false))
+    }));
     lines
 }
 
@@ -145,6 +190,7 @@ mod tests {
                 decision: decision(9, "203.0.113.7", "block", "feed:drop"),
                 why: "hidden by a manual block".to_owned(),
             }],
+            regions: Vec::new(),
             revision: 34,
         };
         assert_eq!(
@@ -166,6 +212,7 @@ mod tests {
             verdict: "none".to_owned(),
             decision: None,
             hidden: Vec::new(),
+            regions: Vec::new(),
             revision: 34,
         };
         assert_eq!(

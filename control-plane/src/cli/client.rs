@@ -14,8 +14,8 @@ use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
     Added, AllLocated, Audit, Checked, Decisions, Detected, HookTests, Hooks, Imported,
-    JudgedSuspect, LimitMode, LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records, Removed,
-    ResetMade, Status, SuspectsPage, Tokens,
+    JudgedSuspect, LimitMode, LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records, Regions,
+    RegionsChanged, Removed, ResetMade, Status, SuspectsPage, Tokens,
 };
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
@@ -158,8 +158,42 @@ impl Client {
     ///
     /// # Errors
     /// See [`Self::status`].
-    pub async fn check(&self, ip: std::net::IpAddr) -> Result<Checked> {
-        self.get("/v1/decisions/check", &[("ip", ip.to_string())]).await
+    pub async fn check(&self, ip: std::net::IpAddr, path: Option<&str>) -> Result<Checked> {
+        let mut query = vec![("ip", ip.to_string())];
+        query.extend(path.map(|path| ("path", path.to_owned())));
+        self.get("/v1/decisions/check", &query).await
+    }
+
+    /// `GET /v1/regions`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn regions(&self) -> Result<Regions> {
+        self.get("/v1/regions", &[]).await
+    }
+
+    /// `POST /v1/regions`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn add_regions(&self, body: &serde_json::Value) -> Result<RegionsChanged> {
+        self.send(Method::POST, "/v1/regions", body).await
+    }
+
+    /// `PATCH /v1/regions`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn set_region_mode(&self, body: &serde_json::Value) -> Result<RegionsChanged> {
+        self.send(Method::PATCH, "/v1/regions", body).await
+    }
+
+    /// `DELETE /v1/regions`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn remove_regions(&self, body: &serde_json::Value) -> Result<RegionsChanged> {
+        self.send(Method::DELETE, "/v1/regions", body).await
     }
 
     /// `GET /v1/limits`.

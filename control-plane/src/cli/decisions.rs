@@ -7,10 +7,12 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::client::{Client, MAX_DECISIONS, Query};
 use super::error::{CliError, Result};
 use super::output::{Format, Session};
+use super::regions;
 use super::replies::Decisions;
 use super::table::{Cell, Grid, cell, fixed, flexible, moment, number};
 use super::text::{absolute, clean, column_time, count, counted, relative, zone_name};
 use crate::model::{Action, Decision, Origin};
+use crate::regions::Rule;
 
 /// What to do with the decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -29,7 +31,9 @@ Examples:
   ipwarden decisions --action block --inside 203.0.113.0/24
   ipwarden decisions export --origin manual > blocks.txt
 
--o raw: id, target, action, origin, made, ends (empty: never), reason.")]
+Decisions by country and autonomous system are listed where no condition leaves them out; they
+are not exported: a list is of addresses.
+-o raw: id, target, action, origin, made, ends (empty: never), reason, and of regions the path.")]
 pub struct DecisionsArgs {
     /// The newest ones, or all of them as a list that `ipwarden block --from` reads
     #[arg(value_enum, default_value_t, value_name = "list|export", hide_possible_values = true)]
@@ -102,10 +106,23 @@ async fn list(session: &mut Session, client: &Client, query: Query, limit: usize
         page.decisions.extend(more.decisions);
         page.next = more.next;
     }
+    // They have no origin but people, no address, and are blocks.
+    let conditions = |(name, value): &(&str, String)| match *name {
+        "action" => value == Action::Block.as_str(),
+        "origin" => value == "manual",
+        _ => false,
+    };
+    if query.iter().all(conditions) {
+        page.regions = client.regions().await?.regions;
+    }
     match session.format {
         Format::Json => session.json(&page),
         Format::Raw => {
-            page.decisions.iter().try_for_each(|decision| row(session, decision))
+            page.decisions.iter().try_for_each(|decision| row(session, decision))?;
+            regions::raw(session, &page.regions)
+        }
+        Format::Human if page.decisions.is_empty() && !page.regions.is_empty() => {
+            by_region(session, &page.regions)
         }
         Format::Human if page.decisions.is_empty() => session.say(if query.is_empty() {
             "No decisions: every request passes. `ipwarden block 203.0.113.0/24 --for 1h` makes one."
@@ -124,9 +141,18 @@ async fn list(session: &mut Session, client: &Client, query: Query, limit: usize
                     counted(page.total, "decision", "decisions")
                 ))?;
             }
-            Ok(())
+            by_region(session, &page.regions)
         }
     }
+}
+
+fn by_region(session: &mut Session, rules: &[Rule]) -> Result<()> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let now = session.now();
+    session.say("By country and autonomous system:")?;
+    session.table(regions::grid(rules, now, &session.zone))
 }
 
 /// Writes everything that matches, page by page.

@@ -35,6 +35,7 @@ pub mod notify;
 pub mod output;
 pub mod place;
 pub mod progress;
+pub mod regions;
 pub mod replay;
 pub mod replies;
 pub mod requests;
@@ -101,13 +102,17 @@ enum Command {
     CheckConfig(config::CheckConfigArgs),
     /// Look at everything and say how to mend what is not in order
     Doctor(doctor::DoctorArgs),
-    /// Refuse requests from addresses or networks
-    Block(block::AddArgs),
+    /// Refuse requests from addresses or networks, or from a country at a path
+    #[command(after_help = block::BLOCK_HELP)]
+    Block(block::BlockArgs),
     /// Take blocks back
-    Unblock(unblock::RemoveArgs),
+    #[command(after_help = unblock::HELP)]
+    Unblock(unblock::UnblockArgs),
     /// Let addresses or networks pass whatever any block says
+    #[command(after_help = block::ALLOW_HELP)]
     Allow(block::AddArgs),
     /// Take allows back
+    #[command(after_help = unblock::HELP)]
     Unallow(unblock::RemoveArgs),
     /// List or export decisions
     Decisions(decisions::DecisionsArgs),
@@ -192,9 +197,9 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
     }
     let client = Client::new(&cli.place, here)?;
     match &cli.command {
-        Command::Block(args) => block::run(session, &client, Action::Block, args).await,
+        Command::Block(args) => block::block(session, &client, args).await,
         Command::Allow(args) => block::run(session, &client, Action::Allow, args).await,
-        Command::Unblock(args) => unblock::run(session, &client, Action::Block, args).await,
+        Command::Unblock(args) => unblock::unblock(session, &client, args).await,
         Command::Unallow(args) => unblock::run(session, &client, Action::Allow, args).await,
         Command::Decisions(args) => decisions::run(session, &client, args).await,
         Command::Check(args) => check::run(session, &client, args).await,

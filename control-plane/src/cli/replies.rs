@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::geo::{Databases, Located};
 use crate::limits::view::LimitInForce;
 use crate::model::{AuditEntry, Decision, DecisionId, Proxy, StoredRecord, Token};
+use crate::regions::Rule;
 use crate::suspects::Suspect;
 
 /// A page of decisions.
@@ -22,6 +23,39 @@ pub struct Decisions {
     pub decisions: Vec<Decision>,
     /// Where the next page starts.
     pub next: Option<DecisionId>,
+    /// Decisions by region, where no condition leaves them out; asked for separately.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<Rule>,
+}
+
+/// Decisions by region.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Regions {
+    /// Number of decisions and limits.
+    pub revision: u64,
+    /// By number.
+    pub regions: Vec<Rule>,
+}
+
+/// What a change of decisions by region did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegionsChanged {
+    /// Number of decisions and limits afterwards.
+    pub revision: u64,
+    /// The rules as they are now, or those that are gone.
+    pub regions: Vec<Rule>,
+    /// Numbers of those that new ones replace.
+    #[serde(default)]
+    pub replaced: Vec<DecisionId>,
+    /// Regions that have no rule there.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// What to think of.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Connected proxies.
+    #[serde(default)]
+    pub proxies: u64,
 }
 
 /// A decision that has no effect.
@@ -93,8 +127,20 @@ pub struct Checked {
     /// Those that it hides.
     #[serde(default)]
     pub hidden: Vec<Hidden>,
+    /// Decisions by region that are about it.
+    #[serde(default)]
+    pub regions: Vec<RegionChecked>,
     /// Number of the decision set.
     pub revision: u64,
+}
+
+/// A decision by region that is about an address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegionChecked {
+    /// The rule.
+    pub rule: Rule,
+    /// Whether it applies to the path asked about.
+    pub applies: bool,
 }
 
 /// A decision that another one hides.

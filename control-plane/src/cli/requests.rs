@@ -89,7 +89,7 @@ fn status(text: &str) -> Result<String, &'static str> {
 
 fn country(text: &str) -> Result<String, &'static str> {
     Country::new(text)
-        .map(String::from)
+        .map(|country| country.to_string())
         .ok_or("expected a country's code of two letters such as FR")
 }
 

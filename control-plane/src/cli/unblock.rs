@@ -12,6 +12,7 @@ use super::error::{CliError, MAX_PLACES, Place, Result};
 use super::lists;
 use super::output::{Format, GOOD, STRONG, Session};
 use super::progress::Progress;
+use super::regions;
 use super::replies::{Decisions, Removed};
 use super::text::{clean, counted};
 use crate::model::{Action, Decision};
@@ -21,7 +22,6 @@ const MAX_TOLD: usize = 20;
 
 /// What to remove.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "-o raw: id, target, action, origin, made, ends, reason of what is gone.")]
 pub struct RemoveArgs {
     /// IP addresses or CIDRs, exactly as they were added
     #[arg(value_name = "TARGET", required_unless_present = "from")]
@@ -36,7 +36,35 @@ pub struct RemoveArgs {
     pub yes: bool,
 }
 
-/// Runs `unblock` or `unallow`.
+/// What stands below the help of both.
+pub const HELP: &str = "-o raw: id, target, action, origin, made, ends, reason of what is gone.";
+
+/// What `unblock` takes.
+#[derive(Debug, Clone, Args)]
+pub struct UnblockArgs {
+    /// As `unallow` has it.
+    #[command(flatten)]
+    pub remove: RemoveArgs,
+
+    /// Of countries (country:FR) and autonomous systems (asn:64496): the block at this path;
+    /// the one for the whole site if not given
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+}
+
+/// Runs `unblock`.
+///
+/// # Errors
+/// Those of [`run`] and of [`regions::unblock`].
+pub async fn unblock(session: &mut Session, client: &Client, args: &UnblockArgs) -> Result<()> {
+    let UnblockArgs { remove, path } = args;
+    match regions::of_targets(&remove.targets, path.is_some())? {
+        Some(found) => regions::unblock(session, client, &found, path.as_deref(), remove.yes).await,
+        None => run(session, client, Action::Block, remove).await,
+    }
+}
+
+/// Runs `unblock` for addresses, or `unallow`.
 ///
 /// # Errors
 /// [`CliError::NotFound`] when a target has no such decision, and those of the service.
@@ -164,7 +192,7 @@ async fn missing(
     for text in missing.iter().take(MAX_PLACES) {
         let message = match parse_target(text) {
             Ok(target) => {
-                let first = client.check(target.addr()).await?;
+                let first = client.check(target.addr(), None).await?;
                 let covering = first
                     .decision
                     .into_iter()
@@ -247,7 +275,7 @@ mod tests {
     }
 
     fn inside(decisions: Vec<Decision>, total: u64) -> Decisions {
-        Decisions { revision: 1, total, decisions, next: None }
+        Decisions { revision: 1, total, decisions, next: None, regions: Vec::new() }
     }
 
     fn told(target: &str, covering: Vec<Decision>, inside: &Decisions) -> String {

@@ -1,57 +1,13 @@
 //! Where an address is: the words of the API.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+pub use ipwarden::geo::Country;
 use ipwarden::record::Record;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// An ISO 3166-1 alpha-2 code in capitals: `FR`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Country([u8; 2]);
-
-impl Country {
-    /// Reads two letters in either case. `None` for anything else, and for `ZZ` and `XX`,
-    /// by which databases mean that they don't know.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        let &[a, b] = text.trim().as_bytes() else { return None };
-        let code = [a.to_ascii_uppercase(), b.to_ascii_uppercase()];
-        let known = code.iter().all(u8::is_ascii_uppercase) && &code != b"ZZ" && &code != b"XX";
-        known.then_some(Self(code))
-    }
-
-    /// The two letters.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        // Two ASCII letters are always text.
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Country {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl TryFrom<String> for Country {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::new(&text).ok_or_else(|| "expected a country's code of two letters".to_owned())
-    }
-}
-
-impl From<Country> for String {
-    fn from(country: Country) -> Self {
-        country.as_str().to_owned()
-    }
-}
 
 /// What is known of the place and the network operator of an address. Absent: unknown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -155,14 +111,6 @@ impl From<&Place> for Spot {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_country_is_two_letters_that_mean_one() {
-        assert_eq!(Country::new("fr").map(|country| country.to_string()).as_deref(), Some("FR"));
-        for none in ["", "F", "FRA", "1A", "ZZ", "xx", "É", "--"] {
-            assert_eq!(Country::new(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn what_the_proxy_did_not_know_is_completed() {

@@ -29,7 +29,7 @@ fn install(directory: &Path, name: &str, content: &[u8]) {
 fn of(geo: &Geo) -> Option<String> {
     let place = geo.locate("81.2.69.160".parse().unwrap()).ok()?.place;
     Some(
-        [place.country.map(String::from), place.city]
+        [place.country.map(|country| country.to_string()), place.city]
             .into_iter()
             .flatten()
             .collect::<Vec<_>>()
@@ -153,7 +153,7 @@ fn real_data_answers_for_well_known_addresses() {
         let ip: IpAddr = ip.parse().unwrap();
         let located = geo.locate(ip).unwrap();
         assert_eq!(
-            located.place.country.map(String::from).as_deref(),
+            located.place.country.map(|country| country.to_string()).as_deref(),
             Some(country),
             "{located:?}"
         );

@@ -28,6 +28,7 @@ use crate::app::uncancelled;
 use crate::clock::Clock;
 use crate::limits::{self, Policy};
 use crate::model::{NewDecision, tier};
+use crate::regions;
 use crate::store::{
     self, Added, LimitsChanged, NewAudit, Removal, Removed, StateStore, StoreError,
 };
@@ -427,7 +428,8 @@ fn refuse_what_no_proxy_would_take(
     change: &limits::Change,
 ) -> Result<(), ChangeError> {
     // Less is never refused: it is the way out of whatever should be wrong.
-    if matches!(change, limits::Change::Remove { .. }) {
+    use limits::Change::{Regions, Remove};
+    if matches!(change, Remove { .. } | Regions(regions::Change::Remove { .. })) {
         return Ok(());
     }
     let payload = next.payload();

@@ -1,4 +1,5 @@
-//! Limits as the control plane keeps them: changes that lie over what each proxy configures.
+//! Limits as the control plane keeps them: changes that lie over what each proxy configures;
+//! and the policy that carries them, with the decisions by region ([`crate::regions`]).
 //!
 //! Owns the words (override, reset, policy) and the payload that the proxies read. What a
 //! limit means, and whether one is well formed, is the filter's to say: its own code is
@@ -20,6 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::model::Actor;
+use crate::regions;
 
 /// A reset older than this is forgotten: no bucket takes longer to fill by itself.
 pub const RESET_LIFETIME: SignedDuration =
@@ -167,6 +169,8 @@ pub struct Policy {
     pub overrides: Vec<Override>,
     /// The latest, oldest first; at most [`MAX_RESETS`], none older than [`RESET_LIFETIME`].
     pub resets: Vec<Reset>,
+    /// Decisions by region that have not ended, by number.
+    pub regions: Vec<regions::Rule>,
 }
 
 /// One change to it.
@@ -198,15 +202,18 @@ pub enum Change {
         /// In which limit; `None`: in all.
         limit: Option<String>,
     },
+    /// Of decisions by region.
+    Regions(regions::Change),
 }
 
 impl Change {
-    /// The limit that it is about; `None` for a reset in all of them.
+    /// The limit that it is about; `None` for a reset in all of them, and for regions.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Set { name, .. } | Self::Mode { name, .. } | Self::Remove { name } => Some(name),
             Self::Reset { limit, .. } => limit.as_deref(),
+            Self::Regions(_) => None,
         }
     }
 }
@@ -243,6 +250,12 @@ impl Policy {
                 next.resets.drain(..next.resets.len().saturating_sub(MAX_RESETS));
                 return next;
             }
+            Change::Regions(change) => {
+                // A store has given higher numbers to other decisions meanwhile.
+                let next_id = self.regions.last().map_or(1, |last| last.id.saturating_add(1));
+                regions::apply(&mut next.regions, change, actor, now, next_id);
+                return next;
+            }
         };
         next.overrides.retain(|kept| Some(kept.name.as_str()) != change.name());
         next.overrides.extend(put);
@@ -262,7 +275,12 @@ impl Policy {
                 None => json!({ "id": reset.id, "key": reset.key }),
             })
             .collect();
-        json!({ "limits": limits, "resets": resets }).to_string().into_bytes()
+        let mut payload = json!({ "limits": limits, "resets": resets });
+        // A filter that has never heard of regions takes all the rest.
+        if !self.regions.is_empty() {
+            payload["regions"] = self.regions.iter().map(regions::Rule::wire).collect();
+        }
+        payload.to_string().into_bytes()
     }
 }
 

@@ -120,8 +120,10 @@ pub struct DecisionFilter {
 pub struct LimitsChanged {
     /// Revision after the change; unchanged when there was nothing to remove.
     pub revision: Revision,
-    /// What was kept under the limit's name before; always `None` for a reset.
+    /// What was kept under the limit's name before; always `None` for a reset and for regions.
     pub before: Option<Override>,
+    /// What became of decisions by region.
+    pub regions: crate::regions::Changed,
     /// Everything that is kept now.
     pub policy: Policy,
 }
@@ -217,12 +219,14 @@ pub trait StateStore: Send + Sync {
     /// every proxy enforces an expiry by itself. Returns how many.
     async fn sweep_decisions(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64>;
 
-    /// The changes to limits that are kept, with the present revision. Resets older than
-    /// [`crate::limits::RESET_LIFETIME`] are left out.
+    /// The changes to limits and the decisions by region that are kept, with the present
+    /// revision. Resets older than [`crate::limits::RESET_LIFETIME`] and decisions that have
+    /// ended are left out.
     async fn limits(&self, now: Timestamp) -> Result<(Revision, Policy)>;
 
     /// Makes one change in one transaction, one revision, which becomes the policy's number.
-    /// When there was nothing to remove there is no new revision and no audit line. Resets
+    /// When there was nothing to remove there is no new revision and no audit line, as when
+    /// none of the regions named has a rule. Decisions by region are numbered with all others. Resets
     /// get growing numbers, never one twice; the latest [`ipwarden::limits::policy::MAX_RESETS`]
     /// are kept. Who changed a limit is the audit line's actor.
     async fn change_limits(

@@ -17,6 +17,7 @@ fn let_in(method: &Method, path: &str) -> u16 {
         }
         ("GET", "/v1/decisions/check") | ("POST", "/v1/geo") => 400,
         ("PUT" | "PATCH", "/v1/limits/{name}") => 400,
+        ("POST" | "PATCH" | "DELETE", "/v1/regions") => 400,
         ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
         ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,
         (_, path) if path.starts_with("/v1/suspects/{id}") => 404,

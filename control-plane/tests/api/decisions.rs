@@ -32,7 +32,7 @@ async fn a_decision_is_added_listed_checked_and_removed() {
     );
     assert_eq!(
         running.get("/v1/decisions/check?ip=::ffff:203.0.113.7").await,
-        json!({"ip": "203.0.113.7", "verdict": "blocked", "decision": decision, "hidden": [], "revision": 1})
+        json!({"ip": "203.0.113.7", "verdict": "blocked", "decision": decision, "hidden": [], "regions": [], "revision": 1})
     );
     let request = json!({"targets": ["203.0.113.0/24", "192.0.2.1"], "action": "block"});
     assert_eq!(

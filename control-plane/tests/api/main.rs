@@ -10,6 +10,7 @@ mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;
 mod operation;
+mod regions;
 mod scale;
 mod stream;
 mod support;

@@ -11,6 +11,7 @@ mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;
 mod notify;
+mod regions;
 mod requests;
 mod suspects;
 mod tokens;

@@ -5,7 +5,9 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::super::tests::{accepted, refused};
 use super::super::{check_limit, check_policy};
 use super::*;
+use crate::decisions::NEVER;
 use crate::geo::Country;
+use crate::geo::regions::{Region, Rule};
 use crate::limits::identity::CertificateField;
 use crate::limits::matching::{Header, Host, Pattern};
 
@@ -504,7 +506,9 @@ fn a_policy_holds_limits_bare_modes_and_resets() {
         br#"{"limits": [{"name": "a", "anonymous": "unlimited"}, {"mode": "shadow", "name": "b"}],
              "resets": [{"id": 7, "key": "203.0.113.7", "limit": "login"},
                         {"id": 9007199254740992, "key": "identity:alice"},
-                        {"id": 9, "key": "header:k"}, {"id": 10, "key": "2001:db8::/64"}]}"#,
+                        {"id": 9, "key": "header:k"}, {"id": 10, "key": "2001:db8::/64"}],
+             "regions": [{"id": 3, "region": "country:fr", "path": "/admin/"},
+                         {"id": 4, "region": "asn:64496", "mode": "shadow", "until": 99}]}"#,
     )
     .unwrap();
     let reset = |id, key: &str, limit: Option<&str>| Reset {
@@ -524,6 +528,22 @@ fn a_policy_holds_limits_bare_modes_and_resets() {
                 reset(1 << 53, "identity:alice", None),
                 reset(9, "header:k", None),
                 reset(10, "2001:db8::/64", None),
+            ],
+            regions: vec![
+                Rule {
+                    id: 3,
+                    region: Region::parse("country:FR").unwrap(),
+                    path: Some("/admin".to_owned()),
+                    mode: Mode::Enforce,
+                    expires_at: NEVER,
+                },
+                Rule {
+                    id: 4,
+                    region: Region::Asn(64_496),
+                    path: None,
+                    mode: Mode::Shadow,
+                    expires_at: 99,
+                },
             ],
         }
     );
@@ -556,6 +576,24 @@ fn a_bad_policy_is_refused_as_a_whole() {
              header:<value>",
             "resets[1].limit: found 'A': expected lower-case letters, digits, - and _",
             "reset: unknown setting: did you mean 'resets'?",
+        ]
+    );
+    let errors = check_policy(
+        br#"{"regions": [{"region": "FR"}, {"id": 0, "path": "/", "region": "country:FR"},
+                         {"id": 5, "region": "asn:1", "path": 7, "mode": "off", "until": -1}]}"#,
+    )
+    .unwrap_err();
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "regions[0].id: missing: number the rule",
+            "regions[0].region: not a region: expected country:FR or asn:64496",
+            "regions[1].id: found 0: expected a whole number from 1 to 4294967294",
+            "regions[1].path: '/' is the whole site: leave the path out to mean that",
+            "regions[2].path: found 7: expected a text",
+            "regions[2].mode: found 'off': expected 'enforce' or 'shadow'",
+            "regions[2].until: found -1: expected a whole number from 0 to 4294967294",
         ]
     );
     let huge = vec![b' '; crate::limits::policy::MAX_PAYLOAD_BYTES + 1];

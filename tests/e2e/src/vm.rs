@@ -105,6 +105,10 @@ struct State {
     reply: Option<(u16, Vec<(String, String)>)>,
     metrics: i32,
     log: Vec<String>,
+    /// Calls that were sent and not answered: number and path. `None`: this host sends none.
+    sent: Option<Vec<(i32, String)>>,
+    /// The answer that is being handed over.
+    answer: Vec<u8>,
 }
 
 impl Vm {
@@ -130,6 +134,8 @@ impl Vm {
                 reply: None,
                 metrics: 0,
                 log: Vec::new(),
+                sent: None,
+                answer: Vec::new(),
             },
         );
         let mut linker = Linker::new(&engine);
@@ -160,6 +166,25 @@ impl Vm {
     /// The tick of the root context.
     pub fn tick(&mut self) {
         self.call("proxy_on_tick", &[ROOT]);
+    }
+
+    /// From now on calls are sent, each waiting for [`Self::answer`].
+    pub fn send_calls(&mut self) {
+        self.store.data_mut().sent.get_or_insert_default();
+    }
+
+    /// Answers the first call whose path starts so with 200 and this body; `false` for none.
+    pub fn answer(&mut self, path: &str, body: &[u8]) -> bool {
+        let state = self.store.data_mut();
+        let Some(sent) = &mut state.sent else { return false };
+        let Some(at) = sent.iter().position(|(_, sent)| sent.starts_with(path)) else {
+            return false;
+        };
+        let (number, _) = sent.remove(at);
+        state.answer = body.to_vec();
+        let size = i32::try_from(body.len()).unwrap_or(i32::MAX);
+        self.call("proxy_on_http_call_response", &[ROOT, number, 1, size, 0]);
+        true
     }
 
     /// A whole GET request by `client`: its headers, the response's, its end.
@@ -297,16 +322,35 @@ impl Call<'_> {
             "proxy_get_header_map_value" => {
                 let (map, name) = (self.number(0), self.bytes(1, 2));
                 let request = &self.caller.data().request;
-                let found = request
-                    .iter()
-                    .find(|(found, _)| map == 0 && found.as_bytes() == name)
-                    .map(|(_, value)| value.clone().into_bytes());
+                let found = match (map, &*name) {
+                    // Of the answer to a call.
+                    (6, b":status") => Some(b"200".to_vec()),
+                    (0, name) => {
+                        let found = request.iter().find(|(found, _)| found.as_bytes() == name);
+                        found.map(|(_, value)| value.clone().into_bytes())
+                    }
+                    _ => None,
+                };
                 self.hand_over_or_not_found(found, 3, 4)?
             }
             "proxy_get_buffer_bytes" => {
-                // 7: the plugin's configuration.
-                let found = (self.number(0) == 7).then(|| self.caller.data().configuration.clone());
+                // The answer to a call, the plugin's configuration.
+                let found = match self.number(0) {
+                    4 => Some(self.caller.data().answer.clone()),
+                    7 => Some(self.caller.data().configuration.clone()),
+                    _ => None,
+                };
                 self.hand_over_or_not_found(found, 3, 4)?
+            }
+            "proxy_http_call" => {
+                let headers = parse(&self.bytes(2, 3));
+                let state = self.caller.data_mut();
+                let Some(sent) = &mut state.sent else { return Ok(UNIMPLEMENTED) };
+                state.metrics += 1;
+                let number = state.metrics;
+                let path = headers.into_iter().find(|(name, _)| name == ":path");
+                sent.push((number, path.map(|(_, path)| path).unwrap_or_default()));
+                self.put(9, &number.to_le_bytes())
             }
             "proxy_send_local_response" => {
                 let status = u16::try_from(self.number(0)).unwrap_or(0);

@@ -155,7 +155,7 @@ fn raw_row(located: &Located) -> [String; 10] {
     [
         located.ip.to_string(),
         located.network.to_string(),
-        place.country.map_or_else(String::new, String::from),
+        place.country.map_or_else(String::new, |country| country.to_string()),
         text(&place.region),
         text(&place.city),
         degrees(place.latitude),

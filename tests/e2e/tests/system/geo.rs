@@ -312,3 +312,120 @@ async fn with_the_control_plane_as_the_provider_both_records_have_the_place() {
         .await;
     }
 }
+
+/// `ipwarden` beside the system; its output.
+async fn command(system: &System, arguments: &[&str]) -> std::process::Output {
+    let output = system.cli(arguments).await;
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_country_is_refused_at_its_path_within_seconds_and_on_the_whole_site_only_in_shadow() {
+    let places = Places::start(Behaviour::Answer(LONDON.to_owned()), None).await;
+    let system = system(&places, control_plane_like(), json!({"limits": []})).await;
+    // Of an address that nobody has asked about yet nothing is known: it passes.
+    eventually("every worker knows the place", async || {
+        for _ in 0..20 {
+            if seen(&system.request("81.2.69.161", "/", &[]).await)[0] != "gb" {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    command(&system, &["block", "country:GB", "--path", "/admin", "--for", "1h"]).await;
+    let start = now();
+    let status = async |client: &str, path: &str| system.request(client, path, &[]).await.status;
+    eventually("every worker refuses", async || {
+        for _ in 0..20 {
+            if status("81.2.69.161", "/admin/users").await != 403 {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    let took = start.elapsed();
+    println!("refused by all workers {took:?} after the command");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    for path in ["/", "/administrator", "/login"] {
+        assert_eq!(status("81.2.69.161", path).await, 200, "{path}");
+    }
+    for client in ["10.0.0.7", "81.2.70.1"] {
+        assert_eq!(status(client, "/admin").await, 200, "{client}");
+    }
+    // The same refusal as any block's, with the number of the decision.
+    let reply = system.request("81.2.69.161", "/admin", &[("accept", "application/json")]).await;
+    assert_eq!(reply.status, 403);
+    eventually("the record names it", async || {
+        let records = system.records("verdict=blocked").await;
+        records.first().is_some_and(|record| {
+            record["rule"] == "country:GB" && record["decision"] == 1 && record["country"] == "GB"
+        })
+    })
+    .await;
+    // An allow wins.
+    command(&system, &["allow", "81.2.69.161"]).await;
+    eventually("the allow is in force", async || status("81.2.69.161", "/admin").await == 200)
+        .await;
+    assert_eq!(status("81.2.69.162", "/admin").await, 403);
+
+    // The whole site: in shadow first.
+    command(&system, &["block", "country:GB", "--yes-whole-region"]).await;
+    eventually("the records show whom it would refuse", async || {
+        assert_eq!(status("81.2.69.163", "/shadowed").await, 200);
+        let records = system.records("path=/shadowed&verdict=shadow").await;
+        records.first().is_some_and(|record| {
+            record["rule"] == "country:GB" && record["decision"] == 3 && record["status"] == 200
+        })
+    })
+    .await;
+    command(&system, &["block", "country:GB", "--yes-whole-region", "--enforce"]).await;
+    eventually("it is switched on", async || status("81.2.69.163", "/").await == 403).await;
+    command(&system, &["unblock", "country:GB"]).await;
+    eventually("it is gone", async || status("81.2.69.163", "/").await == 200).await;
+    eventually("the metrics tell", async || {
+        system.stat("ipwarden_region_requests", "refused").await >= 20
+            && system.stat("ipwarden_region_requests", "shadow").await >= 1
+    })
+    .await;
+}
+
+/// A worker of the built module that has got this policy, and knows that 81.2.69.160/27 is in
+/// London.
+fn worker_in_london(policy: &str) -> Vm {
+    let config = json!({
+        "limits": [], "geo": {"cluster": "geo", "provider": "ipinfo"},
+        "control_plane": {"cluster": "ipwarden", "token": "t"},
+    });
+    let mut worker = Vm::start(&Process::new(Duration::from_secs(1_767_225_600)), &config);
+    worker.send_calls();
+    worker.request("10.0.0.1", "/");
+    worker.request("81.2.69.160", "/");
+    worker.tick();
+    let revision = ipwarden::decisions::Revision { epoch: 1, number: 1 };
+    let mut set = ipwarden::decisions::wire::encode_snapshot(revision, 0, &[]);
+    set.extend(ipwarden::limits::policy::encode(1, policy.as_bytes()));
+    assert!(worker.answer("/v1/decisions/stream", &set), "it polls");
+    worker.tick();
+    let answer = r#"{"country":"GB","city":"London","org":"AS20712 Andrews"}"#;
+    assert!(worker.answer("/81.2.69.160", answer.as_bytes()), "it asks");
+    worker.tick();
+    worker
+}
+
+/// The built module in a host that counts its calls.
+#[test]
+fn a_decision_by_region_costs_no_host_call() {
+    let regions = r#"{"regions": [{"id": 1, "region": "country:FR", "path": "/admin"},
+        {"id": 2, "region": "country:GB", "path": "/closed"},
+        {"id": 3, "region": "asn:20712", "mode": "shadow"}]}"#;
+    let (mut without, mut with) = (worker_in_london("{}"), worker_in_london(regions));
+    for client in ["10.0.0.1", "81.2.69.161"] {
+        let (plain, judged) = (without.request(client, "/a"), with.request(client, "/a"));
+        assert_eq!((judged.status, &judged.calls), (200, &plain.calls), "{client}");
+    }
+    assert_eq!(with.request("81.2.69.161", "/closed/x").status, 403);
+    assert_eq!(without.request("81.2.69.161", "/closed/x").status, 200);
+}

@@ -3,6 +3,7 @@
 mod limits;
 mod model;
 mod notify;
+mod regions;
 mod suspects;
 
 use std::sync::Arc;
@@ -35,6 +36,8 @@ macro_rules! state_contract {
             a_limit_is_kept_until_it_is_removed,
             resets_are_numbered_on_and_grow_old,
             limits_agree_with_what_was_foreseen,
+            regions_are_numbered_with_all_decisions_and_kept_until_they_end,
+            a_region_is_switched_and_removed_by_region_and_path,
             a_target_is_one_suspect_with_more_reasons,
             what_was_judged_is_no_news_for_a_while,
             the_policy_decides_once_about_each_flag,
@@ -64,6 +67,10 @@ pub(crate) use model::whatever_happens_agrees_with_the_model;
 pub(crate) use notify::{
     hooks_are_told_what_they_listen_to_until_they_were,
     what_waits_for_a_hook_is_bounded_and_what_is_dropped_is_counted,
+};
+pub(crate) use regions::{
+    a_region_is_switched_and_removed_by_region_and_path,
+    regions_are_numbered_with_all_decisions_and_kept_until_they_end,
 };
 pub(crate) use state_contract;
 pub(crate) use suspects::{

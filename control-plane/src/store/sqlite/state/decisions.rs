@@ -282,7 +282,7 @@ pub(super) fn next_revision(tx: &Transaction<'_>) -> Work<Revision> {
 }
 
 /// Takes the next numbers in a row; the first of them.
-fn take_ids(tx: &Transaction<'_>, count: usize) -> Work<DecisionId> {
+pub(super) fn take_ids(tx: &Transaction<'_>, count: usize) -> Work<DecisionId> {
     let first: i64 = tx.query_row("SELECT next_decision FROM meta", [], |row| row.get(0))?;
     let used_up = || {
         Failure::Store(StoreError::Unusable(format!(

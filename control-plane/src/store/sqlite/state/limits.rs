@@ -1,29 +1,42 @@
-//! Changes to limits: what lies over the proxies' own limits, and the latest resets.
+//! The policy: what lies over the proxies' own limits, the latest resets, and
+//! decisions by region (kept in [`super::regions`]).
 
 use ipwarden::limits::policy::MAX_RESETS;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, Transaction};
 
-use super::{decisions, limit, timestamp};
+use super::{decisions, limit, regions, timestamp};
 use crate::limits::{Change, Override, Policy, RESET_LIFETIME, Reset, parse_mode};
 use crate::model::{Actor, Revision};
+use crate::regions::Changed;
 use crate::store::sqlite::database::{Failure, Work};
 
-/// Makes a change as one revision; none for the removal of what is not there. Returns the
-/// revision, what was kept under the name before, and whether anything was changed.
+/// What a change did.
+#[derive(Default)]
+pub(super) struct Made {
+    /// Whether there is a new revision.
+    pub(super) is_new: bool,
+    /// What was kept under the name before.
+    pub(super) before: Option<Override>,
+    /// What became of decisions by region.
+    pub(super) regions: Changed,
+}
+
+/// Makes a change as one revision; none for the removal of what is not there.
 pub(super) fn change(
     tx: &Transaction<'_>,
     change: &Change,
     actor: &Actor,
     now: Timestamp,
-) -> Work<(Revision, Option<Override>, bool)> {
+) -> Work<Made> {
     let now_us = now.as_microsecond();
     let before = match change {
         Change::Set { name, .. } | Change::Mode { name, .. } | Change::Remove { name } => {
             find(tx, name)?
         }
-        Change::Reset { .. } => None,
+        Change::Reset { .. } | Change::Regions(_) => None,
     };
+    let mut changed = Changed::default();
     match change {
         Change::Set { name, definition } => {
             tx.execute(
@@ -41,7 +54,7 @@ pub(super) fn change(
         }
         Change::Remove { name } => {
             if before.is_none() {
-                return Ok((decisions::revision(tx)?, None, false));
+                return Ok(Made::default());
             }
             tx.execute("DELETE FROM limits WHERE name = ?1", [name])?;
         }
@@ -56,10 +69,16 @@ pub(super) fn change(
                 [limit(MAX_RESETS)],
             )?;
         }
+        Change::Regions(change) => {
+            changed = regions::change(tx, change, actor, now)?;
+            if changed.rules.is_empty() {
+                return Ok(Made::default());
+            }
+        }
     }
-    let revision = decisions::next_revision(tx)?;
+    decisions::next_revision(tx)?;
     tx.execute("UPDATE meta SET limits = revision", [])?;
-    Ok((revision, before, true))
+    Ok(Made { is_new: true, before, regions: changed })
 }
 
 /// Everything that is kept, with the present revision.
@@ -88,7 +107,8 @@ pub(super) fn policy(tx: &Transaction<'_>, now: Timestamp) -> Work<(Revision, Po
             time: timestamp(row.get(3)?)?,
         });
     }
-    let policy = Policy { number: number.cast_unsigned(), overrides, resets };
+    let regions = regions::live(tx, now)?;
+    let policy = Policy { number: number.cast_unsigned(), overrides, resets, regions };
     Ok((decisions::revision(tx)?, policy))
 }
 

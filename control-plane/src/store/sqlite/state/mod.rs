@@ -6,6 +6,7 @@ mod decisions;
 mod key;
 mod limits;
 mod outbox;
+mod regions;
 mod suspects;
 mod tokens;
 
@@ -44,6 +45,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/state/003_limits.sql")),
         M::up(include_str!("../../../../migrations/state/004_suspects.sql")),
         M::up(include_str!("../../../../migrations/state/005_notify.sql")),
+        M::up(include_str!("../../../../migrations/state/006_regions.sql")),
     ],
     // A list of a million is one transaction; were its pages to leave the cache before the
     // commit, it would take twice as long. Given back afterwards.
@@ -193,12 +195,12 @@ impl StateStore for SqliteState {
         now: Timestamp,
     ) -> Result<LimitsChanged> {
         self.write(move |tx| {
-            let (revision, before, changed) = limits::change(tx, &change, &audit.actor, now)?;
-            if changed {
+            let made = limits::change(tx, &change, &audit.actor, now)?;
+            if made.is_new {
                 tokens::note(tx, &audit, now)?;
             }
-            let (_, policy) = limits::policy(tx, now)?;
-            Ok(LimitsChanged { revision, before, policy })
+            let (revision, policy) = limits::policy(tx, now)?;
+            Ok(LimitsChanged { revision, before: made.before, regions: made.regions, policy })
         })
         .await
     }
