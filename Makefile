@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module run test test-stores lint bench bench-million bench-block bench-limits bench-spray tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -20,8 +20,12 @@ binary:
 # The library has two crate types; with both in one build rustc silently drops LTO.
 module: ## build the filter's module alone
 	@.ci/tools wasi
-	cargo rustc --lib --crate-type cdylib --profile wasm --target wasm32-wasip1 -p ipwarden
+	@CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$$(.ci/remap)" \
+	  cargo rustc --lib --crate-type cdylib --profile wasm --target wasm32-wasip1 -p ipwarden
 	@printf '%s: %s KiB\n' $(MODULE) $$(($$(wc -c < $(MODULE)) / 1024))
+
+images: ## pack the module and the control plane as OCI images, without a daemon (target/images)
+	envoy/images.sh
 
 run: ## start the demo: the control plane and a real Envoy with the filter
 	@envoy/run-demo.sh

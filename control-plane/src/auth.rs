@@ -31,6 +31,14 @@ type Hash = [u8; 32];
 pub struct Secret(String);
 
 impl Secret {
+    /// Reads a secret that an operator chose. Nothing weaker than what we draw ourselves is
+    /// taken: tokens are kept as a plain hash.
+    fn read(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(PREFIX)?;
+        let sound = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        sound.then(|| Self(text.to_owned()))
+    }
+
     fn draw() -> Result<Self, AuthError> {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).map_err(|error| AuthError::Random(error.to_string()))?;
@@ -64,6 +72,14 @@ pub enum AuthError {
         path: PathBuf,
         /// Why.
         error: std::io::Error,
+    },
+    /// A file holds something that can't be a token.
+    #[error(
+        "token file {path}: expected one line, {PREFIX} and 64 hexadecimal digits; make one with: printf '{PREFIX}%s\\n' \"$(openssl rand -hex 32)\""
+    )]
+    NotAToken {
+        /// Which.
+        path: PathBuf,
     },
     /// The system gives no random numbers.
     #[error("no random numbers from the system: {0}")]
@@ -170,6 +186,18 @@ impl Auth {
         now: Timestamp,
     ) -> Result<Option<(Token, Secret)>, AuthError> {
         let secret = Secret::draw()?;
+        let token = self.store_secret(&secret, name, role, actor, now).await?;
+        Ok(token.map(|token| (token, secret)))
+    }
+
+    async fn store_secret(
+        &self,
+        secret: &Secret,
+        name: &str,
+        role: Role,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<Option<Token>, AuthError> {
         let new = NewToken { name: name.to_owned(), role, hash: hash(secret.expose()) };
         let audit = NewAudit {
             actor: actor.to_owned(),
@@ -178,11 +206,11 @@ impl Auth {
             detail: format!("role {}", role.as_str()),
         };
         let _turn = self.turn.lock().await;
-        let Some(token) = self.store.create_token(new, audit, now).await? else {
-            return Ok(None);
-        };
-        self.reload().await?;
-        Ok(Some((token, secret)))
+        let token = self.store.create_token(new, audit, now).await?;
+        if token.is_some() {
+            self.reload().await?;
+        }
+        Ok(token)
     }
 
     /// Revokes a token: it is refused from the moment this returns. Not to be cancelled: see
@@ -215,30 +243,39 @@ impl Auth {
     /// use it. So deleting `admin.token` and restarting is the way back in for whoever
     /// lost it.
     ///
+    /// `proxy_file` is where the proxies' token is instead. A token that stands there and is
+    /// not known is taken: in a mesh the operator draws it, and hands it to both sides.
+    ///
     /// # Errors
     /// [`AuthError`].
     pub async fn ensure_files(
         &self,
         directory: &Path,
+        proxy_file: Option<&Path>,
         now: Timestamp,
     ) -> Result<Vec<PathBuf>, AuthError> {
         let mut written = Vec::new();
-        for (file, role) in [(ADMIN_FILE, Role::Admin), (PROXY_FILE, Role::Proxy)] {
-            let path = directory.join(file);
+        let proxy = proxy_file.map_or_else(|| directory.join(PROXY_FILE), Path::to_owned);
+        for (path, role, chosen) in [
+            (directory.join(ADMIN_FILE), Role::Admin, false),
+            (proxy, Role::Proxy, proxy_file.is_some()),
+        ] {
             let failed = |error| AuthError::File { path: path.clone(), error };
             let present = match std::fs::read_to_string(&path) {
-                Ok(text) => self.holds(text.trim(), role),
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) =>
-                {
-                    false
-                }
+                Ok(text) if self.holds(text.trim(), role) => continue,
+                Ok(text) => Some(text),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) if error.kind() == ErrorKind::InvalidData => Some(String::new()),
                 Err(error) => return Err(failed(error)),
             };
-            if present {
+            if let Some(text) = present.filter(|_| chosen) {
+                let secret = Secret::read(text.trim())
+                    .ok_or_else(|| AuthError::NotAToken { path: path.clone() })?;
+                self.store_unique(&secret, role, now).await?;
                 continue;
             }
-            let secret = self.create_unique(role, now).await?;
+            let secret = Secret::draw()?;
+            self.store_unique(&secret, role, now).await?;
             write_private(&path, secret.expose()).map_err(failed)?;
             written.push(path);
         }
@@ -250,11 +287,16 @@ impl Auth {
         known.get(&hash(secret)).is_some_and(|known| known.identity.role == role)
     }
 
-    async fn create_unique(&self, role: Role, now: Timestamp) -> Result<Secret, AuthError> {
+    async fn store_unique(
+        &self,
+        secret: &Secret,
+        role: Role,
+        now: Timestamp,
+    ) -> Result<(), AuthError> {
         let mut name = role.as_str().to_owned();
         for next in 2.. {
-            if let Some((_, secret)) = self.create(&name, role, "serve", now).await? {
-                return Ok(secret);
+            if self.store_secret(secret, &name, role, "serve", now).await?.is_some() {
+                return Ok(());
             }
             name = format!("{}-{next}", role.as_str());
         }

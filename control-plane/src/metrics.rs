@@ -311,7 +311,22 @@ impl Metrics {
             now.state_bytes.clone(),
         );
         r.register_with_unit("log_store", "Log store files", Unit::Bytes, now.log_bytes.clone());
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// Counters that alerts watch are there from the start: the first event is an increase.
+    fn begin_at_zero(&self) {
+        let families = [
+            (&self.batches, &["stored", "duplicate", "undecodable", "refused", "failed"][..]),
+            (&self.automatic_blocks, &["made", "withheld", "allowed", "protected"]),
+            (&self.detect.batches, &["observed", "dropped"]),
+        ];
+        for (family, kinds) in families {
+            for kind in kinds {
+                drop(family.get_or_create(&Kind(kind)));
+            }
+        }
     }
 
     /// Counts an answered request.

@@ -168,7 +168,7 @@ impl Service {
         let now = clock.now();
         let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
         let auth = Auth::load(Arc::clone(&state)).await?;
-        for path in auth.ensure_files(&directory, now).await? {
+        for path in auth.ensure_files(&directory, config.proxy_token_file.as_deref(), now).await? {
             tracing::info!("wrote a new token to {}", path.display());
         }
         let metrics = Arc::new(Metrics::new());

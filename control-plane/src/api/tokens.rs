@@ -117,7 +117,9 @@ impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Store(error) => error.into(),
-            AuthError::File { .. } | AuthError::Random(_) => Self::internal(error),
+            AuthError::File { .. } | AuthError::NotAToken { .. } | AuthError::Random(_) => {
+                Self::internal(error)
+            }
         }
     }
 }

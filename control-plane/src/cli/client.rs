@@ -69,17 +69,7 @@ impl Client {
     /// # Errors
     /// [`CliError::Usage`] for a URL that is none, and those of [`Place::token`].
     pub fn new(place: &Place, here: &Path) -> Result<Self> {
-        let refused = |why: String| {
-            CliError::Usage(format!(
-                "'{}' is not a URL of the service: {why}; expected one such as {}",
-                place.url,
-                super::place::DEFAULT_URL
-            ))
-        };
-        let base = Url::parse(&place.url).map_err(|error| refused(error.to_string()))?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err(refused("it must start with http:// or https://".to_owned()));
-        }
+        let base = base(place)?;
         Ok(Self { http: http(&base)?, base, found: place.token(here)? })
     }
 
@@ -512,6 +502,25 @@ impl Client {
     fn not_ours(&self, what: String) -> CliError {
         CliError::Unreachable { url: self.url(), cause: format!("{what}; it may not be ipwarden") }
     }
+}
+
+/// Where the service is.
+///
+/// # Errors
+/// [`CliError::Usage`] for a URL that is none.
+pub fn base(place: &Place) -> Result<Url> {
+    let refused = |why: String| {
+        CliError::Usage(format!(
+            "'{}' is not a URL of the service: {why}; expected one such as {}",
+            place.url,
+            super::place::DEFAULT_URL
+        ))
+    };
+    let base = Url::parse(&place.url).map_err(|error| refused(error.to_string()))?;
+    if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+        return Err(refused("it must start with http:// or https://".to_owned()));
+    }
+    Ok(base)
 }
 
 /// A client for `base` with our timeouts, also used for Envoy's admin interface.

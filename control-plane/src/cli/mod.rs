@@ -29,6 +29,7 @@ pub mod explain;
 pub mod fleet;
 pub mod follow;
 pub mod geo;
+pub mod health;
 pub mod limits;
 pub mod lists;
 pub mod notify;
@@ -102,6 +103,9 @@ enum Command {
     CheckConfig(config::CheckConfigArgs),
     /// Look at everything and say how to mend what is not in order
     Doctor(doctor::DoctorArgs),
+    /// Say whether the service is ready: for the health checks of containers
+    #[command(after_help = "Needs no token. Exit code 0: ready, 1: not yet, 3: nobody answers.")]
+    Health,
     /// Refuse requests from addresses or networks, or from a country at a path
     #[command(after_help = block::BLOCK_HELP)]
     Block(block::BlockArgs),
@@ -195,6 +199,9 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
     {
         return geo::update::run(session, &cli.place, here, args).await;
     }
+    if let Command::Health = &cli.command {
+        return health::run(session, &cli.place).await;
+    }
     let client = Client::new(&cli.place, here)?;
     match &cli.command {
         Command::Block(args) => block::block(session, &client, args).await,
@@ -218,6 +225,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         | Command::ExplainIp(_)
         | Command::Replay(_)
         | Command::Rules(_)
+        | Command::Health
         | Command::Doctor(_) => Ok(()),
     }
 }

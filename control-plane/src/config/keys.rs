@@ -133,6 +133,11 @@ pub(super) const KEYS: &[Key] = &[
         set: |config, raw| put(&mut config.data_dir, raw.text().and_then(path)),
     },
     Key {
+        path: "proxy_token_file",
+        expected: "the path of a file with a token such as /run/secrets/proxy.token",
+        set: |config, raw| put(&mut config.proxy_token_file, raw.text().and_then(path).map(Some)),
+    },
+    Key {
         path: "envoy_admin",
         expected: "the address of Envoy's admin interface such as http://127.0.0.1:9901",
         set: |config, raw| put(&mut config.envoy_admin, Some(Some(admin_address(raw.text()?)?))),

@@ -40,6 +40,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where state, records and the first tokens are kept.
     pub data_dir: PathBuf,
+    /// A file with the proxies' token that the operator chose, instead of the one that the
+    /// first start draws; written where it does not exist.
+    pub proxy_token_file: Option<PathBuf>,
     /// Envoy's admin interface, for `ipwarden doctor`: `http://host:port`.
     pub envoy_admin: Option<String>,
     /// Whether the query string of a request is stored with its record.
@@ -94,6 +97,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             data_dir: PathBuf::from(".ipwarden"),
+            proxy_token_file: None,
             envoy_admin: None,
             store_query: false,
             history: Duration::from_secs(30 * 86_400),
@@ -446,6 +450,7 @@ mod tests {
             r#"
             listen = "[::1]:9000"
             data_dir = "/srv/ipwarden"
+            proxy_token_file = "/run/secrets/proxy.token"
             envoy_admin = "http://127.0.0.1:9901/"
             store_query = true
             history = "7d"
@@ -501,6 +506,7 @@ mod tests {
             Config {
                 listen: "[::1]:9000".parse().unwrap(),
                 data_dir: "/srv/ipwarden".into(),
+                proxy_token_file: Some("/run/secrets/proxy.token".into()),
                 envoy_admin: Some("http://127.0.0.1:9901".into()),
                 store_query: true,
                 history: Duration::from_secs(7 * 86_400),

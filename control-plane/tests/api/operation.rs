@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use ipwarden_control_plane::clock::Clock;
+use ipwarden_control_plane::config::Config;
+use ipwarden_control_plane::model::Role;
 use ipwarden_control_plane::serve::Service;
 use reqwest::Method;
 use serde_json::json;
@@ -69,6 +71,42 @@ async fn a_second_service_on_the_same_data_is_refused() {
             running.directory.path().display()
         )
     );
+}
+
+#[tokio::test]
+async fn the_proxies_token_may_be_one_that_the_operator_drew() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret").join("proxy.token");
+    let chosen = || Config {
+        data_dir: directory.path().join("data"),
+        proxy_token_file: Some(file.clone()),
+        ..config(directory.path())
+    };
+    let secret = format!("ipw_{}", "0123456789abcdef".repeat(4));
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    // Twice: a restart finds it known.
+    for _ in 0..2 {
+        std::fs::write(&file, format!("{secret}\n")).unwrap();
+        let service = Service::start(chosen(), Clock::system()).await.unwrap();
+        let identity = service.app().auth.identify(&secret, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!((identity.name.as_str(), identity.role), ("proxy", Role::Proxy));
+        assert!(!directory.path().join("data/proxy.token").exists());
+        service.stop().await;
+    }
+    std::fs::write(&file, "ipw_secret\n").unwrap();
+    let Err(error) = Service::start(chosen(), Clock::system()).await else { panic!("is weak") };
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "token file {}: expected one line, ipw_ and 64 hexadecimal digits; make one with: printf 'ipw_%s\\n' \"$(openssl rand -hex 32)\"",
+            file.display()
+        )
+    );
+    std::fs::remove_file(&file).unwrap();
+    let service = Service::start(chosen(), Clock::system()).await.unwrap();
+    let drawn = std::fs::read_to_string(&file).unwrap();
+    assert!(service.app().auth.identify(drawn.trim(), jiff::Timestamp::UNIX_EPOCH).is_some());
+    service.stop().await;
 }
 
 #[tokio::test]

@@ -52,3 +52,15 @@ fn without_a_token_the_places_looked_at_are_named() {
     );
     named.expect(0);
 }
+
+#[test]
+fn a_container_asks_for_its_health_without_a_token() {
+    let bench = Bench::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let ready = bench.command(&["health", "-o", "json"]).current_dir(elsewhere.path()).output();
+    let ready = ended(ready.unwrap()).expect(0);
+    assert!(ready.stdout.contains("\"ready\":true") || ready.stdout.contains("\"ready\": true"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    bench.run(&["health", "--url", &url]).expect(3);
+}

@@ -521,11 +521,22 @@ impl System {
             .collect()
     }
 
+    /// Everything that the control plane's `/metrics` says.
+    pub async fn service_metrics(&self) -> String {
+        let answer = self.http.get(self.api_url("/metrics")).send().await;
+        answer.expect("an answer").text().await.unwrap_or_default()
+    }
+
+    /// The filter's metrics as Prometheus reads them from Envoy.
+    pub async fn envoy_metrics(&self) -> String {
+        let url = format!("http://127.0.0.1:{}/stats/prometheus?filter=ipwarden", self.admin_port);
+        let Ok(answer) = self.http.get(url).send().await else { return String::new() };
+        answer.text().await.unwrap_or_default()
+    }
+
     /// Sum of a metric of the filter over its tags that contain `tag`.
     pub async fn stat(&self, name: &str, tag: &str) -> u64 {
-        let url = format!("http://127.0.0.1:{}/stats/prometheus?filter=ipwarden", self.admin_port);
-        let Ok(answer) = self.http.get(url).send().await else { return 0 };
-        let text = answer.text().await.unwrap_or_default();
+        let text = self.envoy_metrics().await;
         text.lines()
             .filter_map(|line| line.strip_prefix(name))
             .filter(|rest| rest.starts_with('{') && rest.contains(tag))
@@ -586,7 +597,9 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
-fn program(variable: &str, default: &str) -> PathBuf {
+/// A program that was built: by its path in `variable`, or where `default` says.
+#[must_use]
+pub fn program(variable: &str, default: &str) -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "the Makefile says which build is tested")]
     let given = std::env::var(variable).ok();
     let path = given.map_or_else(|| PathBuf::from(default), PathBuf::from);
