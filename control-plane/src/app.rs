@@ -19,6 +19,7 @@ use crate::notify::Notifier;
 use crate::session::Sessions;
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
+use crate::transparency::editions::Editions;
 
 /// Everything that a request handler may need.
 pub struct App {
@@ -54,6 +55,8 @@ pub struct App {
     pub notifier: Notifier,
     /// Who follows the decision stream.
     pub fleet: Fleet,
+    /// Since when the text for visitors says what it says.
+    pub editions: Editions,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How many imports of decisions may be worked on at once: each holds up to

@@ -57,3 +57,4 @@ pub mod session;
 pub mod store;
 pub mod suspects;
 pub mod telemetry;
+pub mod transparency;

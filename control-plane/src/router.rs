@@ -21,8 +21,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, proxies, regions,
-    requests, session, stats, status, stream, suspects, tokens,
+    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, privacy, proxies,
+    regions, requests, session, stats, status, stream, suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -117,6 +117,13 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/v1/session", Access::AnyRole, 30),
     (Method::DELETE, "/v1/session", Access::AnyRole, 30),
     (Method::GET, "/v1/status", Access::Read, 30),
+    (Method::GET, "/privacy", Access::Public, 5),
+    (Method::GET, "/privacy.json", Access::Public, 5),
+    (Method::GET, "/privacy/opt-out", Access::Public, 5),
+    (Method::POST, "/privacy/opt-out", Access::Public, 5),
+    (Method::GET, "/privacy/style.css", Access::Public, 5),
+    (Method::GET, "/privacy/template", Access::Public, 5),
+    (Method::GET, "/.well-known/gpc.json", Access::Public, 5),
     (Method::GET, "/metrics", Access::Public, 30),
     (Method::GET, "/healthz", Access::Public, 5),
     (Method::GET, "/readyz", Access::Public, 30),
@@ -169,6 +176,12 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(session::login, session::show, session::logout))
         .routes(routes!(status::status))
+        .routes(routes!(privacy::show))
+        .routes(routes!(privacy::json))
+        .routes(routes!(privacy::opt_out, privacy::choose))
+        .routes(routes!(privacy::style))
+        .routes(routes!(privacy::template))
+        .routes(routes!(privacy::gpc))
         .routes(routes!(meta::metrics))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))
@@ -190,6 +203,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         (name = "suspects", description = "Whom detectors flagged, and why"),
         (name = "geo", description = "Where addresses are"),
         (name = "proxies", description = "For proxies, and about them"),
+        (name = "privacy", description = "What visitors are told, and how they opt out"),
         (name = "operation", description = "The service itself"),
     ),
     modifiers(&BearerTokens)

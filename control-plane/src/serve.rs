@@ -39,6 +39,7 @@ use crate::session::{Peer, Sessions};
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
+use crate::transparency::editions::Editions;
 use crate::{router, telemetry};
 
 /// A connection that sends no complete request head for so long is closed; so is an idle
@@ -240,6 +241,7 @@ impl Service {
             pass,
             notifier,
             fleet: Fleet::default(),
+            editions: Editions::open(&directory),
             metrics,
             imports: Semaphore::new(IMPORTS),
             openapi,

@@ -98,6 +98,13 @@ fn bits(raw: &Raw<'_>, least: usize, most: usize) -> Option<u8> {
     raw.number(least, most).and_then(|bits| u8::try_from(bits).ok())
 }
 
+/// A line of text for a page.
+fn line(raw: &Raw<'_>) -> Option<String> {
+    let text = raw.text()?.trim();
+    let fits = (1..=200).contains(&text.chars().count()) && !text.contains(char::is_control);
+    fits.then(|| text.to_owned())
+}
+
 /// A size of at least 64 MiB: a number of bytes, or one with a unit of 1024s.
 fn size(raw: &Raw<'_>) -> Option<u64> {
     const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
@@ -372,6 +379,23 @@ pub(super) const KEYS: &[Key] = &[
         path: "dashboard.viewers_see_addresses",
         expected: "true or false",
         set: |config, raw| put(&mut config.dashboard.viewers_see_addresses, raw.boolean()),
+    },
+    Key {
+        path: "privacy.operator",
+        expected: "a name of 1 to 200 characters such as \"Example Ltd\"",
+        set: |config, raw| put(&mut config.privacy.operator, line(raw).map(Some)),
+    },
+    Key {
+        path: "privacy.contact",
+        expected: "a mail address or an https URL such as \"privacy@example.com\"",
+        set: |config, raw| {
+            let contact = line(raw).filter(|contact| {
+                let is_plain = !contact.contains(char::is_whitespace);
+                let is_mail = contact.contains('@') && !contact.contains([':', '/', '?']);
+                is_plain && (contact.starts_with("https://") || is_mail)
+            });
+            put(&mut config.privacy.contact, contact.map(Some))
+        },
     },
     Key {
         path: "limits.connections",

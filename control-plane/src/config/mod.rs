@@ -489,6 +489,8 @@ mod tests {
             max_store = "20GiB"
             old_keys_for = "10d"
             keep_security = ["decisions"]
+            operator = "Example Ltd"
+            contact = "privacy@example.com"
             [dashboard]
             viewers_see_addresses = true
             [limits]
@@ -556,6 +558,8 @@ mod tests {
                     max_store: Some(20 << 30),
                     old_keys_for: Duration::from_secs(10 * 86_400),
                     keep_security: vec![Keep::Decisions],
+                    operator: Some("Example Ltd".to_owned()),
+                    contact: Some("privacy@example.com".to_owned()),
                 },
                 notify: Vec::new(),
                 dashboard: Dashboard { viewers_see_addresses: true },

@@ -91,6 +91,10 @@ pub struct Privacy {
     pub old_keys_for: Duration,
     /// What an erasure leaves; nothing by default.
     pub keep_security: Vec<Keep>,
+    /// Who answers for the site, for the page that visitors read.
+    pub operator: Option<String>,
+    /// How visitors reach them: a mail address or an https URL.
+    pub contact: Option<String>,
 }
 
 impl Default for Privacy {
@@ -109,6 +113,8 @@ impl Default for Privacy {
             max_store: None,
             old_keys_for: Duration::from_secs(30 * DAY),
             keep_security: Vec::new(),
+            operator: None,
+            contact: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 pub use ipwarden::geo::Country;
+use ipwarden::privacy::AddressForm;
 use ipwarden::record::Record;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -89,13 +90,16 @@ impl Spot {
         let told = record.country.and_then(|code| Country::new(std::str::from_utf8(&code).ok()?));
         let city = std::str::from_utf8(record.city).ok().filter(|city| !city.is_empty());
         let agrees = told.is_none() || told == self.country;
+        // A network's first address lies where it lies; its clients may be elsewhere. And of
+        // who opted out, the country is enough.
+        let is_exact = record.form == AddressForm::Full && !record.opted_out;
         Self {
             country: told.or(self.country),
-            city: match city {
+            city: match city.filter(|_| !record.opted_out) {
                 // Nearly always the same: then the one that is shared.
                 Some(city) if self.city.as_deref() == Some(city) => self.city,
                 Some(city) => Some(Arc::from(city)),
-                None => self.city.filter(|_| agrees),
+                None => self.city.filter(|_| agrees && is_exact),
             },
             asn: record.asn.or(self.asn),
         }
@@ -122,6 +126,13 @@ mod tests {
         let batch = batch();
         let record = ipwarden::record::wire::decode(&batch).unwrap().records[0];
         assert_eq!(known.clone().over(&record), known);
+        for told in [
+            Record { opted_out: true, city: b"Leeds", ..record },
+            Record { form: AddressForm::Truncated, ..record },
+        ] {
+            let spot = known.clone().over(&told);
+            assert_eq!((spot.country, spot.city, spot.asn), (known.country, None, known.asn));
+        }
         let told = Record { country: Some(*b"FR"), ..record };
         let spot = known.clone().over(&told);
         assert_eq!((spot.country, spot.city), (Country::new("FR"), None), "no London in France");

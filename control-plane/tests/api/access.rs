@@ -20,6 +20,9 @@ fn let_in(method: &Method, path: &str) -> u16 {
         ("POST" | "PATCH" | "DELETE", "/v1/regions") => 400,
         ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
         ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,
+        ("POST", "/privacy/opt-out") => 400,
+        // No proxy has reported.
+        ("GET", "/.well-known/gpc.json") => 404,
         (_, path) if path.starts_with("/v1/suspects/{id}") => 404,
         ("POST", "/v1/session") => 403,
         ("DELETE", "/v1/session") => 204,

@@ -8,4 +8,5 @@ mod figures;
 mod geo;
 mod hostile;
 mod limits;
+mod privacy;
 mod records;
