@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::detect::feed::InForce;
 use crate::detect::pass::run::Pass;
 use crate::fleet::Fleet;
 use crate::geo::Geo;
@@ -51,6 +52,8 @@ pub struct App {
     pub suspects: Suspects,
     /// The hourly pass.
     pub pass: Pass,
+    /// The detectors' rules in force.
+    pub rules: InForce,
     /// Who is told of suspects and blocks.
     pub notifier: Notifier,
     /// Who follows the decision stream.

@@ -193,21 +193,22 @@ impl Service {
             Arc::clone(&metrics),
             config.detect.clone(),
         );
-        let pass = Pass::new(
-            Arc::clone(&state),
-            Arc::clone(&log),
-            geo.clone(),
-            suspects.clone(),
-            clock.clone(),
-            Arc::clone(&metrics),
-            &config.detect,
-        );
         let (feed, watcher) = Feed::start(
             config.detect.rules.clone(),
             Arc::new(suspects.clone()),
             clock.clone(),
             Arc::clone(&metrics),
         )?;
+        let pass = Pass::new(
+            Arc::clone(&state),
+            Arc::clone(&log),
+            geo.clone(),
+            suspects.clone(),
+            feed.in_force().clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+            &config.detect,
+        );
         let (ingest, writer) = Ingest::start(
             Arc::clone(&log),
             live.clone(),
@@ -239,6 +240,7 @@ impl Service {
             geo,
             suspects,
             pass,
+            rules: feed.in_force().clone(),
             notifier,
             fleet: Fleet::default(),
             editions: Editions::open(&directory),

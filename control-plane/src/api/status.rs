@@ -57,6 +57,10 @@ pub struct Status {
     /// Blocks that the brake withheld since it began to act; absent when it did not act in
     /// the last hour.
     pub blocks_withheld: Option<u64>,
+    /// Detection rules in force.
+    pub rules: usize,
+    /// Why the rule file as it is now can't be used; the rules before it stay in force.
+    pub rules_problem: Option<String>,
     /// Geolocation data.
     pub geo: Databases,
     /// Envoy's admin interface, where configured.
@@ -95,6 +99,8 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         ingest_queue: app.ingest.queued(),
         polls_waiting: app.hub.waiting(),
         suspects_open: open_suspects(&app).await?,
+        rules: app.rules.rules().list().len(),
+        rules_problem: app.rules.problem(),
         blocks_withheld: app.suspects.brake(app.clock.now()).map(|brake| brake.withheld),
         geo: app.geo.databases(app.clock.now()),
         envoy_admin: app.config.envoy_admin.clone(),

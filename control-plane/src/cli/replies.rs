@@ -435,6 +435,12 @@ pub struct Status {
     /// Automatic blocks that the brake withheld; absent where it did not act lately.
     #[serde(default)]
     pub blocks_withheld: Option<u64>,
+    /// Detection rules in force.
+    #[serde(default)]
+    pub rules: u64,
+    /// Why the rule file as it is now can't be used; the rules before it stay in force.
+    #[serde(default)]
+    pub rules_problem: Option<String>,
     /// Admin interface of the Envoy beside it, where it is configured.
     pub envoy_admin: Option<String>,
 }

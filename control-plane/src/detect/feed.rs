@@ -5,9 +5,9 @@
 //! file that is not in order changes nothing, is logged once and stays visible as a metric.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -33,6 +33,33 @@ pub struct Feed {
     queue: SyncSender<Option<Work>>,
     waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
+    in_force: InForce,
+}
+
+/// The rules in force, for whoever else goes by them. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct InForce(Arc<RwLock<(Rules, Option<String>)>>);
+
+impl InForce {
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Why the rule file as it is now can't be used; the rules before it stay in force then.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    fn set(&self, rules: Option<Rules>, problem: Option<String>) {
+        let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rules) = rules {
+            now.0 = rules;
+        }
+        now.1 = problem;
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +110,7 @@ impl Feed {
             None => Rules::default_rules(),
         };
         metrics.detect.rules.set(rules.list().len() as u64);
+        let in_force = InForce(Arc::new(RwLock::new((rules.clone(), None))));
         let (queue, work) = sync_channel(QUEUE_BATCHES);
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut thread = Thread {
@@ -93,11 +121,18 @@ impl Feed {
             clock,
             metrics: Arc::clone(&metrics),
             waiting: Arc::clone(&waiting),
+            in_force: in_force.clone(),
         };
         let handle = std::thread::Builder::new()
             .name("detect".to_owned())
             .spawn(move || thread.run(&work))?;
-        Ok((Self { queue, waiting, metrics }, Watcher(handle)))
+        Ok((Self { queue, waiting, metrics, in_force }, Watcher(handle)))
+    }
+
+    /// The rules in force.
+    #[must_use]
+    pub fn in_force(&self) -> &InForce {
+        &self.in_force
     }
 
     /// Offers a stored batch with the places of its records (none, or one for each).
@@ -132,6 +167,7 @@ struct Thread {
     clock: Clock,
     metrics: Arc<Metrics>,
     waiting: Arc<AtomicUsize>,
+    in_force: InForce,
 }
 
 impl Thread {
@@ -202,6 +238,7 @@ impl Thread {
                 );
                 self.metrics.detect.rules.set(rules.list().len() as u64);
                 self.metrics.detect.rules_problem.set(0);
+                self.in_force.set(Some(rules.clone()), None);
                 let flags = self.detectors.replace_rules(rules);
                 if !flags.is_empty() {
                     self.sink.flag(flags);
@@ -209,6 +246,7 @@ impl Thread {
             }
             Err(error) => {
                 self.metrics.detect.rules_problem.set(1);
+                self.in_force.set(None, Some(error.to_string()));
                 tracing::error!("the old rules stay in force: {error}");
             }
         }
@@ -218,4 +256,123 @@ impl Thread {
 fn stamp(path: &PathBuf) -> Option<(SystemTime, u64)> {
     let data = std::fs::metadata(path).ok()?;
     Some((data.modified().ok()?, data.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Sender, channel};
+
+    use ipwarden::record::{Record, Verdict};
+
+    use super::*;
+    use crate::detect::Flag;
+    use crate::metrics::Kind;
+    use crate::store::contract::log::{header, record};
+
+    /// Hands flags to the test.
+    struct Told(Mutex<Sender<Vec<Flag>>>);
+
+    impl FlagSink for Told {
+        fn flag(&self, flags: Vec<Flag>) {
+            let _ = self.0.lock().unwrap().send(flags);
+        }
+    }
+
+    fn start(
+        file: Option<PathBuf>,
+        sink: impl FlagSink + 'static,
+    ) -> (Feed, Watcher, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new());
+        let (feed, watcher) =
+            Feed::start(file, Arc::new(sink), Clock::system(), Arc::clone(&metrics)).unwrap();
+        (feed, watcher, metrics)
+    }
+
+    /// A batch of requests of one client, at the same moment.
+    fn batch(paths: &[&str], status: u16) -> Bytes {
+        let mut encoded = Vec::new();
+        let base = record().time_us;
+        for path in paths {
+            let path = path.as_bytes();
+            let verdict = Verdict::Admitted;
+            wire::put_record(&mut encoded, base, &Record { path, status, verdict, ..record() });
+        }
+        wire::encode(&header(7, 1), base, paths.len() as u32, &encoded).into()
+    }
+
+    #[test]
+    fn what_was_offered_before_the_end_is_flagged_in_the_end() {
+        let (told, flags) = channel();
+        let (feed, watcher, metrics) = start(None, Told(Mutex::new(told)));
+        let paths: Vec<String> = (0..17).map(|n| format!("/missing/{n}")).collect();
+        for path in &paths {
+            feed.offer(batch(&[path], 404), Vec::new(), Timestamp::now());
+        }
+        feed.stop();
+        watcher.0.join().unwrap();
+        let flags: Vec<Flag> = flags.try_iter().flatten().collect();
+        let probing = flags.iter().filter(|flag| flag.rule == "probing");
+        assert_eq!(probing.map(|flag| flag.count).sum::<u64>(), 17);
+        assert_eq!(metrics.detect.batches.get_or_create(&Kind("observed")).get(), 17);
+        assert_eq!(metrics.detect.observed.get(), 17);
+        // Nobody looks any more: offered in vain, and counted.
+        feed.offer(batch(&["/"], 200), Vec::new(), Timestamp::now());
+        assert_eq!(metrics.detect.batches.get_or_create(&Kind("dropped")).get(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted_and_nobody_waits() {
+        /// Says that it was reached, and waits until the test lets it go on.
+        struct Slow(Mutex<(Sender<()>, Receiver<()>)>);
+        impl FlagSink for Slow {
+            fn flag(&self, _: Vec<Flag>) {
+                let both = self.0.lock().unwrap();
+                let _ = both.0.send(());
+                let _ = both.1.recv();
+            }
+        }
+        let (reached, is_reached) = channel();
+        let (go, goes) = channel();
+        let (feed, watcher, metrics) = start(None, Slow(Mutex::new((reached, goes))));
+        let attack = batch(&["/x/${jndi:ldap://a}"], 404);
+        feed.offer(attack, Vec::new(), Timestamp::now());
+        is_reached.recv().unwrap();
+        let small = batch(&["/"], 200);
+        for _ in 0..QUEUE_BATCHES + 5 {
+            feed.offer(small.clone(), Vec::new(), Timestamp::now());
+        }
+        let dropped =
+            |metrics: &Metrics| metrics.detect.batches.get_or_create(&Kind("dropped")).get();
+        assert_eq!(dropped(&metrics), 5);
+        assert_eq!(metrics.detect.queue.get(), QUEUE_BATCHES as i64);
+        drop(go);
+        feed.stop();
+        watcher.0.join().unwrap();
+        assert_eq!(metrics.detect.queue.get(), 0);
+        assert_eq!(metrics.detect.observed.get(), QUEUE_BATCHES as u64 + 1);
+    }
+
+    #[test]
+    fn a_batch_that_is_larger_than_all_room_is_dropped() {
+        let (told, _flags) = channel();
+        let (feed, watcher, metrics) = start(None, Told(Mutex::new(told)));
+        feed.offer(vec![0; QUEUE_BYTES + 1].into(), Vec::new(), Timestamp::now());
+        assert_eq!(metrics.detect.batches.get_or_create(&Kind("dropped")).get(), 1);
+        assert_eq!(feed.waiting.load(Ordering::Relaxed), 0);
+        feed.stop();
+        watcher.0.join().unwrap();
+    }
+
+    #[test]
+    fn a_rule_file_that_is_not_in_order_is_told_at_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("rules.toml");
+        std::fs::write(&file, "[adjust.probing]\nseverity = \"awful\"\n").unwrap();
+        let (told, _flags) = channel();
+        let sink = Arc::new(Told(Mutex::new(told)));
+        let started = Feed::start(Some(file), sink, Clock::system(), Arc::new(Metrics::new()));
+        let error = started.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("line 2: ") && error.contains("severity"), "{error}");
+    }
 }

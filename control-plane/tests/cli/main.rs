@@ -12,6 +12,7 @@ mod limits;
 mod mmdb;
 mod notify;
 mod regions;
+mod replay;
 mod requests;
 mod suspects;
 mod tokens;

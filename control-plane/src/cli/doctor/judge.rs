@@ -176,6 +176,13 @@ pub(super) fn geo(status: &Status) -> Vec<Check> {
 /// What the policy does by itself.
 pub(super) fn detection(status: &Status) -> Check {
     let open = counted(status.suspects_open, "open suspect", "open suspects");
+    if let Some(problem) = &status.rules_problem {
+        return Check::warn(
+            "detection",
+            format!("{open}; the rule file can't be used, the rules before it stay: {problem}"),
+            "mend the file: `ipwarden check-config FILE` says the same; it is read again by itself",
+        );
+    }
     match status.blocks_withheld {
         None => Check::ok("detection", open),
         Some(withheld) => Check::warn(

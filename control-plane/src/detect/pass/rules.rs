@@ -33,6 +33,10 @@ const MOST_ODD: usize = 50;
 const LEAST_POPULATION: usize = 64;
 /// Most addresses that the forest looks at: those with the most requests.
 const MOST_SCORED: usize = 200_000;
+/// Threads that score.
+const MOST_THREADS: usize = 4;
+/// With fewer points for each a thread does not pay.
+const POINTS_PER_THREAD: usize = 5_000;
 /// Faster than a passenger aircraft.
 const MAX_KM_H: f64 = 1_000.0;
 /// Databases are wrong by so much; shorter ways are none.
@@ -241,6 +245,26 @@ fn travel(seen: &IdentityHour, locate: Locate<'_>, flags: &mut Vec<Flag>) {
     }
 }
 
+/// The score of each point. Of many, on several threads: most of the pass's time goes here.
+fn scores(forest: &Forest, points: &[[f64; features::COUNT]]) -> Vec<f64> {
+    let all = |points: &[[f64; features::COUNT]]| -> Vec<f64> {
+        points.iter().map(|point| forest.score(point)).collect()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = cores.min(MOST_THREADS).min(points.len() / POINTS_PER_THREAD);
+    if threads < 2 {
+        return all(points);
+    }
+    std::thread::scope(|scope| {
+        let pieces = points.chunks(points.len().div_ceil(threads));
+        let workers: Vec<_> = pieces.map(|piece| scope.spawn(move || all(piece))).collect();
+        let ended = |worker: std::thread::ScopedJoinHandle<'_, Vec<f64>>| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers.into_iter().flat_map(ended).collect()
+    })
+}
+
 /// What the isolation forest finds odd, and why.
 fn odd(hour: i64, rollups: &HourRollups, settings: &Settings, flags: &mut Vec<Flag>) {
     let threshold = f64::from(settings.forest_percent) / 100.0;
@@ -262,10 +286,10 @@ fn odd(hour: i64, rollups: &HourRollups, settings: &Settings, flags: &mut Vec<Fl
     let points: Vec<[f64; features::COUNT]> =
         looked_at.iter().map(|(_, rollup)| features::of(rollup)).collect();
     let Some(forest) = Forest::new(&points, hour.cast_unsigned()) else { return };
-    let mut scored: Vec<(f64, usize)> = points
-        .iter()
+    let mut scored: Vec<(f64, usize)> = scores(&forest, &points)
+        .into_iter()
         .enumerate()
-        .map(|(place, point)| (forest.score(point), place))
+        .map(|(place, score)| (score, place))
         .filter(|(score, _)| *score >= threshold)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));

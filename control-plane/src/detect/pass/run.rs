@@ -13,6 +13,7 @@ use super::Settings;
 use super::rules::{self, Position};
 use crate::clock::Clock;
 use crate::detect::Flag;
+use crate::detect::feed::InForce;
 use crate::detect::policy::Response;
 use crate::geo::{Geo, Places};
 use crate::hub::Hub;
@@ -36,6 +37,7 @@ struct Inner {
     log: Arc<dyn LogStore>,
     geo: Geo,
     suspects: Suspects,
+    rules: InForce,
     clock: Clock,
     metrics: Arc<Metrics>,
     settings: Settings,
@@ -63,12 +65,14 @@ pub struct Passed {
 
 impl Pass {
     /// Puts its parts together.
+    #[expect(clippy::too_many_arguments, reason = "all that it needs, once")]
     #[must_use]
     pub fn new(
         state: Arc<dyn StateStore>,
         log: Arc<dyn LogStore>,
         geo: Geo,
         suspects: Suspects,
+        rules: InForce,
         clock: Clock,
         metrics: Arc<Metrics>,
         detect: &crate::config::Detect,
@@ -78,6 +82,7 @@ impl Pass {
             log,
             geo,
             suspects,
+            rules,
             clock,
             metrics,
             settings: detect.pass.clone(),
@@ -171,7 +176,12 @@ impl Pass {
         let mut flags = found
             .await
             .map_err(|error| StoreError::Internal(format!("the pass ended early: {error}")))?;
-        flags.retain(|flag| inner.policy.response(flag.severity) != Response::None);
+        // As the streaming detectors: crawlers that are known by their networks are spared.
+        let known = inner.rules.rules();
+        flags.retain(|flag| {
+            inner.policy.response(flag.severity) != Response::None
+                && !known.knows(flag.target.addr())
+        });
         if !dry {
             self.note(hour, complete, (addresses, requests), &flags, now).await?;
             inner.metrics.pass_seconds.observe(started.elapsed().as_secs_f64());

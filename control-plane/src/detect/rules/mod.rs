@@ -244,6 +244,12 @@ impl Rules {
         &self.0.known
     }
 
+    /// Whether an address lies in a network that a known crawler publishes.
+    #[must_use]
+    pub fn knows(&self, ip: std::net::IpAddr) -> bool {
+        self.0.known.iter().any(|known| known.networks.iter().any(|net| net.contains(&ip)))
+    }
+
     /// The compiled conditions.
     #[must_use]
     pub fn matcher(&self) -> &Matcher {

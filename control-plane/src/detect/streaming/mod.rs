@@ -216,6 +216,11 @@ impl Detectors {
                 }
             }
         }
+        let names = &mut self.names;
+        flags.retain(|flag| {
+            let ip = flag.target.addr();
+            !rules.known().iter().any(|known| is_known(ip, known, names.as_deref_mut()))
+        });
         self.figures.flags += flags.len() as u64;
         flags
     }

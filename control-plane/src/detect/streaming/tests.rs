@@ -145,6 +145,18 @@ fn a_known_crawler_is_spared_and_its_user_agent_alone_is_not() {
 }
 
 #[test]
+fn a_known_crawler_is_spared_at_the_end_too() {
+    let mut detectors = detectors();
+    let mut flags = Vec::new();
+    for n in 0..60 {
+        let path = format!("/page{n}");
+        flags.extend(detectors.observe(&seen("66.249.66.1", n * 1_000, "GET", &path, 404)));
+    }
+    flags.extend(detectors.flush());
+    assert_eq!(names(&flags), Vec::<String>::new());
+}
+
+#[test]
 fn a_verified_name_spares() {
     struct Yes;
     impl VerifiedNames for Yes {
@@ -359,5 +371,39 @@ mod benign {
             assert!(found.is_empty(), "{path}?{query}: {found:?}");
         }
         assert_eq!(listed(&flags), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_clients_of_products_and_readers_of_code_ask_for_is_not_listed() {
+        let mut detectors = detectors();
+        for (n, (method, path, query)) in [
+            ("POST", "/Telerik.Web.UI.WebResource.axd", "type=rau"),
+            ("GET", "/_layouts/15/Picker.aspx", "PickerDialogType=Microsoft.SharePoint"),
+            ("GET", "/_fragment", "_hash=abc%3D&_path=_controller%3DApp"),
+            ("POST", "/ssl-vpn/hipreport.esp", ""),
+            ("POST", "/mgmt/tm/util/bash", ""),
+            ("GET", "/plugins/servlet/gadgets/makeRequest", "url=https%3A%2F%2Fexample.org"),
+            ("POST", "/rest/tinymce/1/macro/preview", ""),
+            ("POST", "/ajax/render/widget_tabbedcontainer_tab_panel", ""),
+            ("POST", "/samlResponseServlet", ""),
+            ("GET", "/search", "q=python+__class__"),
+            ("GET", "/search", "q=__init__+__globals__"),
+            ("GET", "/appsettings.json", ""),
+            ("GET", "/appsettings.Production.json", ""),
+            ("GET", "/team/app/src/branch/main/docker-compose.yml", ""),
+            ("GET", "/team/app/src/branch/main/settings.py", ""),
+            ("GET", "/team/app/src/branch/main/.travis.yml", ""),
+            ("GET", "/team/app/src/branch/main/.gitlab-ci.yml", ""),
+            ("GET", "/team/app/src/branch/main/.vscode/settings.json", ""),
+            ("GET", "/cars/alfa.php", ""),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut one = seen("203.0.113.9", n as u64 * 1_000_000, method, path, 200);
+            one.query = query.as_bytes();
+            let found = detectors.observe(&one);
+            assert!(found.is_empty(), "{path}?{query}: {found:?}");
+        }
     }
 }

