@@ -140,9 +140,10 @@ impl Notifier {
 
     async fn keep(&self, ready: &Ready, hub: Hub) {
         loop {
-            let pause = match self.tell(ready).await {
-                Ok(()) => LOOK,
-                Err(pause) => pause,
+            // A message that is under way when the service stops is sent again at the next start.
+            let pause = tokio::select! {
+                told = self.tell(ready) => told.err().unwrap_or(LOOK),
+                () = hub.stopping() => return,
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

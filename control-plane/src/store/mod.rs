@@ -22,7 +22,7 @@ pub mod text;
 pub mod view;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;

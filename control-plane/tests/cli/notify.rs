@@ -1,11 +1,16 @@
 //! Hooks are told of suspects: signed, until they take it, through a kill.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use ipwarden_control_plane::clock::Clock;
+use ipwarden_control_plane::config::Config;
 use ipwarden_control_plane::detect::Severity;
 use ipwarden_control_plane::notify::sign::Key;
 use ipwarden_control_plane::notify::{Addresses, EventKind, Hook, Kind, Secret, Source};
+use ipwarden_control_plane::serve::Service;
 use ipwarden_control_plane::store::StateStore as _;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -109,6 +114,24 @@ fn hook(name: &str, kind: Kind, url: &str) -> Hook {
         min_severity: Severity::Low,
         addresses: Addresses::Masked,
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_does_not_answer_does_not_hold_the_service_up() {
+    let (url, mut arrived) = receiver().await;
+    let dir = tempfile::tempdir().unwrap();
+    prepare(dir.path(), 1, "").await;
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        data_dir: dir.path().join(".ipwarden"),
+        notify: vec![hook("silent", Kind::Webhook, &url)],
+        ..Config::default()
+    };
+    let service = Service::start(config, Clock::system()).await.unwrap();
+    let message = arrived.recv().await.unwrap();
+    let stopped = tokio::time::timeout(Duration::from_secs(5), service.stop()).await;
+    stopped.expect("it stops at once");
+    drop(message);
 }
 
 #[test]

