@@ -7,12 +7,15 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass ui screenshots seed-demo tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-build: binary module ## build the service (target/release/ipwarden) and the filter's module
+build: ui binary module ## build the service (target/release/ipwarden) and the filter's module
+
+ui: ## build the dashboard, which the binary then holds (needs Node 20 or later)
+	@.ci/tools ui
 
 binary:
 	cargo build --release -p ipwarden-control-plane
@@ -43,6 +46,15 @@ lint: ## format and lints, native and wasm
 	cargo clippy -p ipwarden --lib --target wasm32-wasip1 -- -D warnings
 	cargo clippy -p ipwarden --lib --test wasm --target wasm32-unknown-unknown -- -D warnings
 	.ci/structure
+
+screenshots: ui ## take a picture of each page: light and dark, desktop and phone (needs Chromium)
+	cargo build --quiet -p ipwarden-control-plane --bins --example seed_demo
+	node control-plane/ui/browser/screenshots.mjs
+
+SEED_DIR ?= .ipwarden-seed
+SEED_RECORDS ?= 10000000
+seed-demo: ui ## fill SEED_DIR with SEED_RECORDS synthetic records, and time each view on them
+	cargo run --release -p ipwarden-control-plane --example seed_demo -- $(SEED_DIR) $(SEED_RECORDS)
 
 bench: binary ## measure the service: durable ingest over HTTP, ten thousand waiting polls
 	cargo bench -p ipwarden-control-plane --bench service

@@ -178,8 +178,11 @@ pub fn foreign(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     if method.is_safe() {
         return None;
     }
+    // Older browsers and plain HTTP have only the origin, which a proxy that renames the host
+    // makes look foreign: it counts where nothing better is said.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    if let Some(origin) = origin(headers)
+    if site.is_none()
+        && let Some(origin) = origin(headers)
         && origin.split_once("://").map(|(_, host)| host) != host
     {
         return Some("the request's origin is not this service");

@@ -400,7 +400,9 @@ impl System {
         std::fs::read_to_string(self.directory.path().join("envoy.log")).unwrap_or_default()
     }
 
-    fn api_url(&self, path: &str) -> String {
+    /// Where a path of the control plane is.
+    #[must_use]
+    pub fn api_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.api_port)
     }
 

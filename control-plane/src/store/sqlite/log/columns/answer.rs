@@ -232,10 +232,12 @@ impl Sums {
         for cell in source.series()?.iter() {
             self.put(cell.slot, cell.verdict, cell.requests);
         }
-        for (dimension, tally) in &mut self.tallies {
-            let column = column_of(*dimension);
-            for entry in source.entries(column)?.iter() {
-                add(*dimension, tally, entry.value, entry.requests, entry.refused);
+        for column in self.columns() {
+            let entries = source.entries(column)?;
+            for (dimension, tally) in self.tallies_of(column) {
+                for entry in entries.iter() {
+                    add(*dimension, tally, entry.value, entry.requests, entry.refused);
+                }
             }
         }
         Ok(())
@@ -261,25 +263,41 @@ impl Sums {
             let slot = i64::try_from(slot).unwrap_or(i64::MAX);
             self.put(slot, usize::try_from(verdict).unwrap_or(VERDICTS), *weight);
         }
-        for (dimension, tally) in &mut self.tallies {
-            let column = column_of(*dimension);
-            let mut sums = vec![(0u64, 0u64); source.entries(column)?.len()];
-            {
-                let codes = source.codes(column)?;
-                for (&at, (weight, refused)) in chosen.iter().zip(&records) {
-                    if let Some((all, bad)) = sums.get_mut(codes.get(at)) {
-                        *all = all.saturating_add(*weight);
-                        *bad = bad.saturating_add(if *refused { *weight } else { 0 });
-                    }
+        for column in self.columns() {
+            let entries = source.entries(column)?.into_owned();
+            let mut sums = vec![(0u64, 0u64); entries.len()];
+            let codes = source.codes(column)?;
+            for (&at, (weight, refused)) in chosen.iter().zip(&records) {
+                if let Some((all, bad)) = sums.get_mut(codes.get(at)) {
+                    *all = all.saturating_add(*weight);
+                    *bad = bad.saturating_add(if *refused { *weight } else { 0 });
                 }
             }
-            for (entry, (requests, refused)) in source.entries(column)?.iter().zip(sums) {
-                if requests > 0 {
-                    add(*dimension, tally, entry.value, requests, refused);
+            for (dimension, tally) in self.tallies_of(column) {
+                for (entry, (requests, refused)) in entries.iter().zip(&sums) {
+                    if *requests > 0 {
+                        add(*dimension, tally, entry.value, *requests, *refused);
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The columns that top lists count, each once: addresses and networks share one.
+    fn columns(&self) -> Vec<Column> {
+        let mut columns: Vec<Column> = Vec::new();
+        for (dimension, _) in &self.tallies {
+            let column = column_of(*dimension);
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        columns
+    }
+
+    fn tallies_of(&mut self, column: Column) -> impl Iterator<Item = &mut (Dimension, Tally)> {
+        self.tallies.iter_mut().filter(move |(dimension, _)| column_of(*dimension) == column)
     }
 
     fn put(&mut self, slot: i64, verdict: usize, requests: u64) {

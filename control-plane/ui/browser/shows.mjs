@@ -1,0 +1,240 @@
+// What the dashboard must do, seen in a real browser, through a real Envoy. Run by
+// tests/e2e/tests/browser.rs, one show at a time.
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { createRequire } from "node:module";
+import { ask, asked, browse, check, login, until, world } from "./lib.mjs";
+
+const PAGES = ["/", "/suspects", "/decisions", "/records", "/address?target=", "/limits", "/fleet", "/settings"];
+const SCANNER = "81.2.69.140";
+
+/** Looks into files that nobody links to, as scanners do. */
+async function scan(client) {
+  for (const path of ["/.env", "/.git/config", "/wp-config.php", "/.aws/credentials", "/backup.sql", "/.ssh/id_rsa", "/config.php.bak", "/.htpasswd"]) {
+    await ask(client, path, { "user-agent": "Mozilla/5.0 (X11)" });
+  }
+}
+
+const total = (page) => page.locator(".plot").getAttribute("data-total").then(Number);
+const requests = (page, country) =>
+  page.locator(`path[data-country=${country}]`).first().getAttribute("data-requests").then(Number);
+
+const shows = {
+  async from_login_to_undo() {
+    await browse(async (page, complaints) => {
+      await login(page);
+      await asked("81.2.69.160", 1);
+      await page.locator(".plot").waitFor();
+      await page.evaluate(() => {
+        window.sameDocument = true;
+      });
+      const before = await total(page);
+      const painted = () => page.locator("path[data-country=FR]").first().evaluate((land) => getComputedStyle(land).fill);
+      const plain = await painted();
+      check((await requests(page, "FR")) === 0, "nothing from France yet");
+      await asked("81.2.69.160", 5);
+      await asked("90.0.0.7", 7);
+      await asked("2a02:8100::7", 3);
+      await until("the map counts France", async () => (await requests(page, "FR")) === 7);
+      await until("the map counts Germany", async () => (await requests(page, "DE")) === 3);
+      check((await painted()) !== plain, "France is painted");
+      await until("the chart moved", async () => (await total(page)) >= before + 15);
+      check(await page.evaluate(() => window.sameDocument), "the page was not loaded again");
+      await until("the ticker shows it", async () => (await page.locator(".ticker tbody tr").count()) >= 15);
+      // Everything is narrowed by a click, and the address bar says so.
+      await page.locator("path[data-country=FR]").first().dispatchEvent("click");
+      await until("only France is counted", async () => (await total(page)) === 7);
+      check(new URL(page.url()).searchParams.get("country") === "FR", "the filter is in the address");
+      await page.goBack();
+      await until("everything is counted", async () => (await total(page)) >= before + 15);
+
+      await scan(SCANNER);
+      await page.getByRole("link", { name: /Suspects/ }).click();
+      const suspect = page.locator(`[data-suspect="${SCANNER}"]`);
+      await until("the scanner is a suspect", () => suspect.count());
+      await suspect.click();
+      check((await ask(SCANNER)) === 200, "it is let in before");
+      await page.keyboard.press("b");
+      await page.getByRole("button", { name: "Undo" }).waitFor();
+      await until("its next request is refused", async () => (await ask(SCANNER)) === 403);
+      check((await ask("90.0.0.7")) === 200, "others are not");
+      await page.getByRole("button", { name: "Undo" }).click();
+      await until("it is let in again", async () => (await ask(SCANNER)) === 200);
+      await until("it is open again", () => suspect.count());
+      check(complaints.length === 0, `a quiet console: ${complaints}`);
+    });
+  },
+
+  async hostile_strings_are_only_text() {
+    const hostile = "/<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>";
+    const raw = [
+      `GET ${encodeURI("/")}<script>window.owned=1</script>"'><img/src=x/onerror=window.owned=1> HTTP/1.1`,
+      'host: "><svg/onload=window.owned=1>',
+      "user-agent: <script>window.owned=1</script>\u0001\u202e{{7*7}}'\"",
+      "x-forwarded-for: 90.0.0.9",
+      "connection: close",
+    ];
+    const send = (lines) =>
+      new Promise((resolve) => {
+        const site = new URL(world.site);
+        const socket = connect(Number(site.port), site.hostname, () => socket.end(`${lines.join("\r\n")}\r\n\r\n`, "latin1"));
+        let answer = "";
+        socket.on("data", (bytes) => {
+          answer += bytes;
+        });
+        socket.on("close", () => resolve(answer));
+        socket.on("error", () => resolve(answer));
+      });
+    await send(raw);
+    // What Envoy's parser refuses is asked again with what it lets through.
+    await ask("90.0.0.9", encodeURI("/a").concat("?<script>window.owned=1</script>"), {});
+    await ask("90.0.0.9", "/<script>window.owned=1</script>'\"--><img/src=x/onerror=window.owned=1>", {
+      host: "x\"'><svg.onload=window.owned=1>",
+      "user-agent": "<script>window.owned=1</script>\t{{7*7}}'\"><img src=x onerror=window.owned=1>\u00ff",
+    }).catch(() => 0);
+    await ask("90.0.0.9", "/<b>bold</b>'\"", { "user-agent": `${hostile}\u0080\u009f` });
+    await browse(async (page, complaints) => {
+      await login(page);
+      for (const path of ["/?path=%3Cscript%3Ewindow.owned%3D1%3C%2Fscript%3E", "/records", "/?ip=90.0.0.9", "/address?target=90.0.0.9", "/address?target=%3Cscript%3Ewindow.owned%3D1%3C%2Fscript%3E", "/suspects"]) {
+        await page.goto(`${world.api}${path}`);
+        await page.locator("main").waitFor();
+        await page.waitForLoadState("load");
+        if (path === "/records") {
+          await until("the record is shown as text", async () =>
+            (await page.locator("main").innerText()).includes("<script>window.owned=1</script>"),
+          );
+        }
+        if (path === "/?ip=90.0.0.9") {
+          await until("the path is in the list as text", async () =>
+            (await page.locator("[data-top=path]").innerText()).includes("<script>"),
+          );
+        }
+        const found = await page.evaluate(() => ({
+          owned: window.owned,
+          violations: window.violations,
+          scripts: [...document.querySelectorAll("main script, main img, main [onerror], main [onload]")].length,
+        }));
+        check(found.owned === undefined, `nothing ran on ${path}`);
+        check(found.violations.length === 0, `no violation on ${path}: ${found.violations}`);
+        check(found.scripts === 0, `no markup of a client on ${path}`);
+      }
+      const own = complaints.filter((text) => !/status of 400/.test(text));
+      check(own.length === 0, `a quiet console: ${own}`);
+    });
+  },
+
+  async no_serious_accessibility_problem() {
+    const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+    await asked("90.0.0.7", 3);
+    await scan(SCANNER);
+    const seen = [];
+    for (const colorScheme of ["light", "dark"]) {
+      await browse(
+        async (page, _, context) => {
+          const look = async (name) => {
+            // Through the debugger: the page's own policy forbids it to anybody else.
+            const { violations } = await page.evaluate(
+              ([code]) => {
+                // biome-ignore lint/security/noGlobalEval: the checker itself
+                window.eval(code);
+                return window.axe.run(document, { resultTypes: ["violations"] });
+              },
+              [axe],
+            );
+            const bad = violations.filter((found) => ["serious", "critical"].includes(found.impact));
+            seen.push(`${name} ${colorScheme}: ${violations.length} minor`);
+            check(
+              bad.length === 0,
+              `${name} in ${colorScheme} has none, found ${bad
+                .map((found) => `${found.id}: ${found.nodes.slice(0, 3).map((node) => `${node.target} ${node.failureSummary}`)}`)
+                .join("\n")}`,
+            );
+          };
+          await page.goto(`${world.api}/`);
+          await page.getByLabel("Token").waitFor();
+          await look("login");
+          await login(page);
+          await until("a suspect", async () => {
+            const answer = await context.request.get(`${world.api}/v1/suspects`);
+            return (await answer.json()).total > 0;
+          });
+          for (const path of PAGES) {
+            const target = path.endsWith("=") ? `${path}${SCANNER}` : path;
+            await page.goto(`${world.api}${target}`);
+            await page.locator("main .panel").first().waitFor();
+            await until("it is loaded", async () => (await page.getByText("Loading…").count()) === 0);
+            await look(target);
+          }
+          await page.goto(`${world.api}/`);
+          await page.locator(".map").waitFor();
+          await page.locator(".map").getByRole("button", { name: "Table" }).click();
+          await page.locator(".chart").getByRole("button", { name: "Table" }).click();
+          await look("tables");
+          await page.goto(`${world.api}/decisions`);
+          await page.getByRole("button", { name: "Add" }).click();
+          await page.getByRole("dialog").waitFor();
+          await look("dialog");
+        },
+        { colorScheme, bypassCSP: true },
+      );
+    }
+    console.log(seen.join("\n"));
+  },
+
+  async a_viewer_looks_and_does_not_touch() {
+    await asked("90.0.0.7", 3);
+    await scan(SCANNER);
+    await browse(async (page, _, context) => {
+      await login(page, world.viewer);
+      await page.locator("[data-top=ip]").first().waitFor();
+      await until("records come", async () => {
+        await ask("90.0.0.7");
+        return (await page.locator(".ticker tbody tr").count()) > 0;
+      });
+      const id = await until("a suspect", async () => {
+        const answer = await context.request.get(`${world.api}/v1/suspects`);
+        return (await answer.json()).suspects[0]?.id;
+      });
+      for (const path of PAGES) {
+        await page.goto(`${world.api}${path.endsWith("=") ? `${path}90.0.0.0/24` : path}`);
+        await page.locator("main .panel").first().waitFor();
+        await until("it is loaded", async () => (await page.getByText("Loading…").count()) === 0);
+        const text = await page.locator("body").innerText();
+        for (const address of ["90.0.0.7", SCANNER]) {
+          check(!text.includes(address), `${path} shows no ${address}`);
+        }
+        for (const name of ["Block", "Dismiss", "Allow", "Add", "Import", "Remove", "Enforce", "To shadow", "Make one", "Erase", "Decide"]) {
+          check((await page.getByRole("button", { name, exact: true }).count()) === 0, `${path} has no ${name}`);
+        }
+      }
+      await page.goto(`${world.api}/records`);
+      await page.locator("main tbody tr").first().waitFor();
+      check((await page.locator("main").innerText()).includes("90.0.0.0/24"), "the network is shown");
+      await page.goto(`${world.api}/suspects`);
+      await page.locator("[data-suspect]").first().waitFor();
+      await page.keyboard.press("b");
+      const refused = await page.evaluate(async (id) => {
+        const act = (method, path, body) =>
+          fetch(path, {
+            method,
+            headers: { "x-ipwarden-dashboard": "1", "content-type": "application/json" },
+            body: JSON.stringify(body),
+          }).then((answer) => answer.status);
+        return Promise.all([
+          act("POST", `/v1/suspects/${id}/confirm`, {}),
+          act("POST", "/v1/decisions", { targets: ["90.0.0.7"], action: "block" }),
+          act("PATCH", "/v1/limits/login", { mode: "shadow" }),
+          act("POST", "/v1/tokens", { name: "mine", role: "admin" }),
+        ]);
+      }, id);
+      check(refused.every((status) => status === 403), `everything is refused: ${refused}`);
+      check((await ask(SCANNER)) === 200, "nobody was blocked");
+      const raw = await page.evaluate(() => fetch("/v1/requests?limit=50").then((answer) => answer.text()));
+      check(raw.includes("90.0.0.0") && !raw.includes("90.0.0.7"), "the API masks, too");
+    });
+  },
+};
+
+const show = shows[process.argv[2]];
+if (!show) throw new Error(`no show ${process.argv[2]}: expected one of ${Object.keys(shows)}`);
+await show();

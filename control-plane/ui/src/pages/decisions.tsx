@@ -1,0 +1,357 @@
+// What is blocked and allowed, by whom, until when; what applies to an address.
+
+import { useState } from "preact/hooks";
+import { type Checked, type Decision, get, post, remove, upload, type Warning } from "../api";
+import { go, page, view } from "../filter";
+import { ago, moment, number } from "../format";
+import { useLoaded } from "../live";
+import { covers } from "../net";
+import { attempt, Dialog, isAdmin, Link, say, shownTarget, State, Text } from "../parts/bits";
+
+interface Page {
+  total: number;
+  decisions: Decision[];
+  next: number | null;
+}
+
+export function Decisions() {
+  const { inside, action, origin, before } = view.value.rest;
+  const words = { inside, action, origin, before, limit: 100 };
+  const { data, error, loading, reload } = useLoaded(
+    `decisions ${JSON.stringify(words)}`,
+    () => get<Page>("/v1/decisions", words),
+    10_000,
+  );
+  const [adding, setAdding] = useState(false);
+  const [importing, setImporting] = useState(false);
+  const narrow = (more: Record<string, string>) => {
+    const rest = { ...view.value.rest, ...more };
+    delete rest.before;
+    if (more.before) rest.before = more.before;
+    for (const key of Object.keys(rest)) if (!rest[key]) delete rest[key];
+    go({ ...view.value, rest });
+  };
+  return (
+    <>
+      <div class="bar">
+        <form
+          onSubmit={(event) => {
+            event.preventDefault();
+            narrow({ inside: String(new FormData(event.currentTarget).get("inside") ?? "").trim() });
+          }}
+        >
+          <input name="inside" value={inside} placeholder="inside a network, e.g. 203.0.113.0/24" aria-label="Inside a network" size={32} spellcheck={false} />
+        </form>
+        <select aria-label="Action" value={action ?? ""} onChange={(event) => narrow({ action: event.currentTarget.value })}>
+          <option value="">blocks and allows</option>
+          <option value="block">blocks</option>
+          <option value="allow">allows</option>
+        </select>
+        <input
+          value={origin}
+          placeholder="origin, e.g. manual"
+          aria-label="Origin"
+          size={18}
+          onChange={(event) => narrow({ origin: event.currentTarget.value.trim() })}
+        />
+        <span class="note">{data ? `${number(data.total)} in force` : ""}</span>
+        {isAdmin() && (
+          <span class="actions">
+            <button type="button" class="primary" onClick={() => setAdding(true)}>
+              Add
+            </button>
+            <button type="button" onClick={() => setImporting(true)}>
+              Import
+            </button>
+          </span>
+        )}
+      </div>
+      <Check />
+      <section class="panel">
+        <State error={error} loading={loading} has={!!data} empty={data?.decisions.length === 0}>
+          No decision matches.
+        </State>
+        {data && data.decisions.length > 0 && <DecisionTable decisions={data.decisions} reload={reload} />}
+        {data?.next != null && (
+          <p class="more">
+            <button type="button" onClick={() => narrow({ before: String(data.next) })}>
+              Older
+            </button>
+          </p>
+        )}
+      </section>
+      {adding && <Add onClose={() => setAdding(false)} onDone={reload} />}
+      {importing && <Import onClose={() => setImporting(false)} onDone={reload} />}
+    </>
+  );
+}
+
+export function DecisionTable({ decisions, reload }: { decisions: Decision[]; reload: () => void }) {
+  // An allow wins over every block: who looks at a block must know that it does nothing.
+  const allows = useLoaded(
+    "allows",
+    () => get<Page>("/v1/decisions", { action: "allow", limit: 1000 }),
+    10_000,
+  );
+  const hiding = (decision: Decision) =>
+    decision.action === "block"
+      ? allows.data?.decisions.find((allow) => covers(allow.target, decision.target))
+      : undefined;
+  return (
+    <div class="scroll wide" tabIndex={0} role="region" aria-label="Decisions">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">Target</th>
+            <th scope="col">Action</th>
+            <th scope="col">Origin</th>
+            <th scope="col">Reason</th>
+            <th scope="col">Made</th>
+            <th scope="col">Ends</th>
+            <th scope="col">
+              <span class="hidden">Do</span>
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {decisions.map((decision) => (
+            <tr key={decision.id} data-decision={decision.id}>
+              <td>
+                <Link class="mono" to={page("address", { target: shownTarget(decision.target) })}>
+                  {shownTarget(decision.target)}
+                </Link>
+              </td>
+              <td>
+                <span class={`tag ${decision.action === "block" ? "blocked" : "admitted"}`}>{decision.action}</span>
+                {hiding(decision) && (
+                  <span class="note"> hidden by the allow of {shownTarget(hiding(decision)?.target ?? "")}</span>
+                )}
+              </td>
+              <td>{decision.origin}</td>
+              <td class="request">
+                <Text text={decision.reason} />
+              </td>
+              <td title={moment(decision.created_at)}>{ago(decision.created_at)}</td>
+              <td title={decision.expires_at ? moment(decision.expires_at) : undefined}>
+                {decision.expires_at ? ago(decision.expires_at) : "no end"}
+              </td>
+              <td class="n">
+                {isAdmin() && (
+                  <button type="button" class="quiet" aria-label={`Remove the ${decision.action} of ${decision.target}`} onClick={() => lift(decision, reload)}>
+                    Remove
+                  </button>
+                )}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+/** Removes a decision, and makes it again when that was a mistake. */
+export const lift = (decision: Decision, reload: () => void) =>
+  attempt(async () => {
+    await remove("/v1/decisions", { ids: [decision.id] });
+    say(`The ${decision.action} of ${decision.target} is removed.`, async () => {
+      const { target, action, origin, reason, expires_at } = decision;
+      await post("/v1/decisions", { targets: [target], action, origin, reason, expires_at });
+      reload();
+    });
+    reload();
+  });
+
+const told = (warnings: Warning[]) => warnings.slice(0, 3).map((warning) => ` ${warning.message}`).join("");
+
+export function Add({ onClose, onDone, target }: { onClose: () => void; onDone: () => void; target?: string }) {
+  const [error, setError] = useState("");
+  return (
+    <Dialog title="Add a decision" onClose={onClose}>
+      <form
+        onSubmit={async (event) => {
+          event.preventDefault();
+          const data = new FormData(event.currentTarget);
+          const text = (name: string) => String(data.get(name) ?? "").trim();
+          const targets = text("targets").split(/[\s,]+/).filter(Boolean);
+          try {
+            const added = await post<{ decisions: Decision[]; warnings: Warning[] }>("/v1/decisions", {
+              targets,
+              action: text("action"),
+              reason: text("reason"),
+              for: text("for") || undefined,
+            });
+            const ids = added.decisions.map((decision) => decision.id);
+            say(`${added.decisions.length} added.${told(added.warnings)}`, async () => {
+              await remove("/v1/decisions", { ids });
+              onDone();
+            });
+            onDone();
+            onClose();
+          } catch (reason) {
+            setError((reason as Error).message);
+          }
+        }}
+      >
+        <label>
+          Targets
+          <textarea name="targets" rows={3} required spellcheck={false} placeholder="203.0.113.7 or 203.0.113.0/24, several apart by spaces">
+            {target}
+          </textarea>
+        </label>
+        <label>
+          Action
+          <select name="action">
+            <option value="block">block</option>
+            <option value="allow">allow</option>
+          </select>
+        </label>
+        <label>
+          For
+          <input name="for" placeholder="4h, 7d; empty for no end" spellcheck={false} />
+        </label>
+        <label>
+          Reason
+          <input name="reason" maxLength={1000} />
+        </label>
+        {error && (
+          <p class="bad" role="alert">
+            {error}
+          </p>
+        )}
+        <p class="actions">
+          <button type="submit" class="primary">
+            Add
+          </button>
+          <button type="button" onClick={onClose}>
+            Cancel
+          </button>
+        </p>
+      </form>
+    </Dialog>
+  );
+}
+
+function Import({ onClose, onDone }: { onClose: () => void; onDone: () => void }) {
+  const [error, setError] = useState("");
+  return (
+    <Dialog title="Import decisions" onClose={onClose}>
+      <form
+        onSubmit={async (event) => {
+          event.preventDefault();
+          const data = new FormData(event.currentTarget);
+          const word = (name: string) => String(data.get(name) ?? "").trim();
+          const file = data.get("file") as File;
+          const text = file?.size ? await file.text() : word("lines");
+          const query = new URLSearchParams({ action: word("action") });
+          if (word("reason")) query.set("reason", word("reason"));
+          if (word("for")) query.set("for", word("for"));
+          try {
+            const done = await upload<{ added: number; replaced: number; warnings: Warning[] }>(
+              `/v1/decisions/import?${query}`,
+              text,
+            );
+            say(`${number(done.added)} added, ${number(done.replaced)} replaced.${told(done.warnings)}`);
+            onDone();
+            onClose();
+          } catch (reason) {
+            setError((reason as Error).message);
+          }
+        }}
+      >
+        <label>
+          File, one target a line
+          <input type="file" name="file" accept="text/plain,.txt,.netset,.csv" />
+        </label>
+        <label>
+          or lines
+          <textarea name="lines" rows={5} spellcheck={false} />
+        </label>
+        <label>
+          Action
+          <select name="action">
+            <option value="block">block</option>
+            <option value="allow">allow</option>
+          </select>
+        </label>
+        <label>
+          For
+          <input name="for" placeholder="4h, 7d; empty for no end" />
+        </label>
+        <label>
+          Reason
+          <input name="reason" maxLength={1000} />
+        </label>
+        {error && (
+          <p class="bad" role="alert">
+            {error}
+          </p>
+        )}
+        <p class="actions">
+          <button type="submit" class="primary">
+            Import
+          </button>
+          <button type="button" onClick={onClose}>
+            Cancel
+          </button>
+        </p>
+      </form>
+    </Dialog>
+  );
+}
+
+function Check() {
+  const [ip, setIp] = useState("");
+  return (
+    <section class="panel check">
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          setIp(String(new FormData(event.currentTarget).get("ip") ?? "").trim());
+        }}
+      >
+        <label for="check-ip">What applies to</label>
+        <input id="check-ip" name="ip" placeholder="an address" spellcheck={false} autocomplete="off" />
+        <button type="submit">Check</button>
+      </form>
+      {ip && <Applies ip={ip} />}
+    </section>
+  );
+}
+
+export function Applies({ ip }: { ip: string }) {
+  const { data, error, loading } = useLoaded(`check ${ip}`, () => get<Checked>("/v1/decisions/check", { ip }), 5_000);
+  return (
+    <>
+      <State error={error} loading={loading} has={!!data} />
+      {data && (
+        <div class="applies" data-verdict={data.verdict}>
+          <p>
+            <b class="mono">{shownTarget(data.ip)}</b> is{" "}
+            <span class={`tag ${data.verdict === "blocked" ? "blocked" : "admitted"}`}>{data.verdict}</span>
+            {data.decision ? (
+              <>
+                {" "}
+                by the {data.decision.action} of <b class="mono">{shownTarget(data.decision.target)}</b> ({data.decision.origin}
+                {data.decision.reason ? ": " : ""}
+                <Text text={data.decision.reason} />)
+                {data.decision.expires_at ? `, which ends ${ago(data.decision.expires_at)}` : ", without an end"}
+              </>
+            ) : (
+              ": no decision covers it"
+            )}
+          </p>
+          {data.hidden.length > 0 && (
+            <ul>
+              {data.hidden.map(({ decision, why }) => (
+                <li key={decision.id}>
+                  hidden: the {decision.action} of <span class="mono">{shownTarget(decision.target)}</span> ({decision.origin}) · {why}
+                </li>
+              ))}
+            </ul>
+          )}
+        </div>
+      )}
+    </>
+  );
+}
