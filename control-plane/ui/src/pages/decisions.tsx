@@ -1,7 +1,7 @@
 // What is blocked and allowed, by whom, until when; what applies to an address.
 
 import { useState } from "preact/hooks";
-import { type Checked, type Decision, get, post, remove, upload, type Warning } from "../api";
+import { type Checked, type Decision, get, patch, post, remove, upload, type Warning } from "../api";
 import { go, page, view } from "../filter";
 import { ago, moment, number } from "../format";
 import { useLoaded } from "../live";
@@ -80,8 +80,89 @@ export function Decisions() {
           </p>
         )}
       </section>
+      <Regions />
       {adding && <Add onClose={() => setAdding(false)} onDone={reload} />}
       {importing && <Import onClose={() => setImporting(false)} onDone={reload} />}
+    </>
+  );
+}
+
+interface Region {
+  id: number;
+  target: string;
+  path: string | null;
+  mode: "enforce" | "shadow";
+  reason: string;
+  expires_at: string | null;
+}
+
+/** Decisions by country and autonomous system: each refuses at a path, or on the whole site. */
+function Regions() {
+  const { data, error, loading, reload } = useLoaded(
+    "regions",
+    () => get<{ regions: Region[] }>("/v1/regions"),
+    10_000,
+  );
+  if (data?.regions.length === 0) return null;
+  const change = (region: Region, mode: string) =>
+    attempt(async () => {
+      const body = { targets: [region.target], path: region.path ?? undefined, whole_site: !region.path };
+      await patch("/v1/regions", { ...body, mode });
+      say(`${region.target} is in mode ${mode}.`, async () => {
+        await patch("/v1/regions", { ...body, mode: region.mode });
+        reload();
+      });
+      reload();
+    });
+  return (
+    <>
+      <h2>By country and autonomous system</h2>
+      <section class="panel">
+        <State error={error} loading={loading} has={!!data} />
+        {data && (
+          <div class="scroll wide" tabIndex={0} role="region" aria-label="Decisions by region">
+            <table>
+              <thead>
+                <tr>
+                  <th scope="col">Region</th>
+                  <th scope="col">At</th>
+                  <th scope="col">Mode</th>
+                  <th scope="col">Reason</th>
+                  <th scope="col">Ends</th>
+                  <th scope="col">
+                    <span class="hidden">Do</span>
+                  </th>
+                </tr>
+              </thead>
+              <tbody>
+                {data.regions.map((region) => (
+                  <tr key={region.id}>
+                    <td class="mono">{region.target}</td>
+                    <td class="mono">{region.path ?? "the whole site"}</td>
+                    <td>
+                      <span class={`tag ${region.mode === "shadow" ? "shadow" : "blocked"}`}>{region.mode}</span>
+                    </td>
+                    <td class="request">
+                      <Text text={region.reason} />
+                    </td>
+                    <td>{region.expires_at ? ago(region.expires_at) : "no end"}</td>
+                    <td class="n">
+                      {isAdmin() && (
+                        <button
+                          type="button"
+                          onClick={() => change(region, region.mode === "shadow" ? "enforce" : "shadow")}
+                        >
+                          {region.mode === "shadow" ? "Enforce" : "To shadow"}
+                        </button>
+                      )}
+                    </td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        )}
+      </section>
     </>
   );
 }
