@@ -131,7 +131,7 @@ function Tokens() {
       </header>
       <State error={tokens.error} loading={tokens.loading} has={!!tokens.data} />
       {tokens.data && (
-        <div class="scroll">
+        <div class="scroll" tabIndex={0} role="region" aria-label="Tokens">
           <table>
             <thead>
               <tr>

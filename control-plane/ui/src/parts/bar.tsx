@@ -30,7 +30,7 @@ export function FilterBar({ withCompare = true }: { withCompare?: boolean }) {
             key={span}
             type="button"
             aria-pressed={!isFixed && now.since === span}
-            aria-label={label}
+            title={label}
             onClick={() => go({ ...now, since: span, until: undefined })}
           >
             {span}
@@ -112,7 +112,7 @@ export function FilterBar({ withCompare = true }: { withCompare?: boolean }) {
               <li key={key}>
                 <button
                   type="button"
-                  aria-label={`Remove ${LABELS[key]} ${value}`}
+                  title="Remove this condition"
                   onClick={() => {
                     const conditions = { ...now.conditions };
                     delete conditions[key];

@@ -209,7 +209,7 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
         </button>
       </header>
       {asTable ? (
-        <div class="scroll tall">
+        <div class="scroll tall" tabIndex={0} role="region" aria-label="Requests over time">
           <table>
             <thead>
               <tr>

@@ -75,7 +75,7 @@ export function WorldMap({ rows, total }: { rows: Row[]; total: number }) {
         </button>
       </header>
       {asTable ? (
-        <div class="scroll tall">
+        <div class="scroll tall" tabIndex={0} role="region" aria-label="Requests by country">
           <table>
             <thead>
               <tr>
