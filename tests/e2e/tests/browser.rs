@@ -3,7 +3,6 @@
 //! `control-plane/ui/browser/shows.mjs`; needs the dashboard in the binary (`make ui`).
 
 #[path = "../../../control-plane/tests/fixtures/mmdb.rs"]
-#[expect(dead_code, reason = "shared with tests that need more of it")]
 mod mmdb;
 
 use std::process::Stdio;
