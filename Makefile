@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass ui screenshots seed-demo tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass ui screenshots seed-demo bench-bodies test-matrix tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,14 @@ run: ## start the demo: the control plane and a real Envoy with the filter
 
 test: ## everything, in a real Envoy too; ends with one line of totals
 	@.ci/test
+
+test-matrix: binary module ## the end-to-end tests on every version of Envoy since 1.36, and a table
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden .ci/matrix
+
+bench-bodies: binary module ## measure a gigabyte down and up through the filter, beside bare Envoy
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e --test system -- --ignored --nocapture a_gigabyte
 
 test-stores: ## the contract of the stores alone, on every store
 	cargo test -p ipwarden-control-plane store::

@@ -24,6 +24,8 @@ pub mod config;
 pub mod decisions;
 pub mod detect;
 pub mod doctor;
+#[cfg(test)]
+mod documentation;
 pub mod error;
 pub mod explain;
 pub mod fleet;

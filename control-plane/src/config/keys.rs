@@ -80,6 +80,13 @@ pub(super) struct Key {
     set: fn(&mut Config, &Raw<'_>) -> Option<()>,
 }
 
+#[cfg(test)]
+impl Key {
+    pub(super) const fn expected(&self) -> &'static str {
+        self.expected
+    }
+}
+
 const MIB: usize = 1024 * 1024;
 
 fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {

@@ -25,6 +25,13 @@ use self::keys::{KEYS, Raw, apply, meant, variable};
 pub use self::privacy::{AfterRaw, Keep, Privacy, words as duration_words};
 
 mod keys;
+
+/// Every setting: its path, its variable without `IPWARDEN_`, what it expects. For the
+/// reference in the documentation.
+#[cfg(test)]
+pub(crate) fn reference() -> Vec<(&'static str, String, &'static str)> {
+    KEYS.iter().map(|key| (key.path, variable(key.path), key.expected())).collect()
+}
 mod notify;
 mod privacy;
 

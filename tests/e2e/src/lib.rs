@@ -12,6 +12,7 @@ mod processor;
 mod raw;
 mod spray;
 mod tls;
+mod upstream;
 mod vm;
 
 use std::fmt::Write as _;
@@ -32,6 +33,7 @@ pub use processor::{processor_time, resident_kib};
 pub use raw::{Reply, exchange, raw_request};
 pub use spray::{Sprayed, spray};
 pub use tls::Authority;
+pub use upstream::Upstream;
 pub use vm::{Calls, Judged, Process, Vm};
 
 /// How long anything may take to become true before a test gives up.
@@ -83,6 +85,10 @@ pub struct Options {
     pub envoy_starts: bool,
     /// Whether the site's listener comes from a file that can be replaced (LDS).
     pub dynamic: bool,
+    /// Another module than the built one.
+    pub module: Option<PathBuf>,
+    /// Port of an upstream on 127.0.0.1 instead of Envoy's own.
+    pub upstream: Option<u16>,
     /// `ipwarden.toml` of the control plane; none when empty.
     pub settings: String,
 }
@@ -101,6 +107,8 @@ impl Default for Options {
             token: None,
             envoy_starts: true,
             dynamic: false,
+            module: None,
+            upstream: None,
             settings: String::new(),
         }
     }
@@ -253,7 +261,14 @@ impl System {
         ] {
             text = replace(&text, &format!("port_value: {from}}}"), &format!("port_value: {to}}}"));
         }
-        let module = program("E2E_MODULE", "target/wasm32-wasip1/wasm/ipwarden.wasm");
+        if let Some(port) = self.options.upstream {
+            // The listener of Envoy's own upstream comes first, the cluster last.
+            let from = format!("port_value: {}}}", self.upstream_port);
+            let at = text.rfind(&from).expect("the cluster `upstream`");
+            text.replace_range(at..at + from.len(), &format!("port_value: {port}}}"));
+        }
+        let built = || program("E2E_MODULE", "target/wasm32-wasip1/wasm/ipwarden.wasm");
+        let module = self.options.module.clone().unwrap_or_else(built);
         text = replace(&text, "target/wasm32-wasip1/wasm/ipwarden.wasm", &module.to_string_lossy());
         if let Some(plugin) = &self.options.plugin {
             let start = text.find("value: |").expect("the plugin's configuration");
@@ -364,6 +379,20 @@ impl System {
     /// When it does not run.
     pub async fn kill_envoy(&mut self) {
         self.envoy.take().expect("a running Envoy").kill().await.expect("SIGKILL");
+    }
+
+    /// Lets Envoy finish what is under way and take no new connections, and waits until it
+    /// does.
+    ///
+    /// # Panics
+    /// When it goes on listening.
+    pub async fn drain_envoy(&self) {
+        let url = format!("http://127.0.0.1:{}/drain_listeners?graceful", self.admin_port);
+        self.http.post(url).send().await.expect("Envoy's admin interface");
+        eventually("the site takes no new connections", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.site_port)).await.is_err()
+        })
+        .await;
     }
 
     /// Whether Envoy has ended by itself.

@@ -22,6 +22,9 @@ struct Counts {
     refused: AtomicU64,
     other: AtomicU64,
     broken: AtomicU64,
+    unconnected: AtomicU64,
+    closed: AtomicU64,
+    slipped: AtomicU64,
     slowest_us: AtomicU64,
 }
 
@@ -34,8 +37,15 @@ pub struct Sent {
     pub refused: u64,
     /// Answered with anything else.
     pub other: u64,
-    /// Not answered (connection broken).
+    /// Not answered: the connection broke, or there was none.
     pub broken: u64,
+    /// Of those, not even connected.
+    pub unconnected: u64,
+    /// Of those, on a kept connection that the server closed without a byte of an answer: what
+    /// HTTP clients send again on another one (RFC 9112, 9.3.1).
+    pub closed: u64,
+    /// Requests from 198.18.1.0/24, which tests block, that were admitted.
+    pub slipped: u64,
     /// The slowest answer.
     pub slowest: Duration,
 }
@@ -74,6 +84,9 @@ impl Load {
             refused: read(&self.counts.refused),
             other: read(&self.counts.other),
             broken: read(&self.counts.broken),
+            unconnected: read(&self.counts.unconnected),
+            closed: read(&self.counts.closed),
+            slipped: read(&self.counts.slipped),
             slowest: Duration::from_micros(read(&self.counts.slowest_us)),
         }
     }
@@ -92,17 +105,31 @@ async fn connection(
     while !stop.load(Ordering::Relaxed) {
         ticks.tick().await;
         n = n.wrapping_add(1);
-        let client = format!("198.18.{}.{}", (number + n / 200) % 256, n % 200);
+        let network = (number + n / 200) % 256;
+        let client = format!("198.18.{network}.{}", n % 200);
         let request = format!(
             "GET /load/{n} HTTP/1.1\r\nhost: site.example\r\nuser-agent: load\r\nx-forwarded-for: {client}\r\n\r\n"
         );
         let start = crate::now();
-        match exchange(port, &mut stream, request.as_bytes()).await {
-            Some(200) => counts.admitted.fetch_add(1, Ordering::Relaxed),
+        let kept = stream.is_some();
+        if !kept {
+            stream = TcpStream::connect(("127.0.0.1", port)).await.ok();
+        }
+        if stream.is_none() {
+            counts.unconnected.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut begun = false;
+        match exchange(&mut stream, request.as_bytes(), &mut begun).await {
+            Some(200) => {
+                let slipped = u64::from(network == 1);
+                counts.slipped.fetch_add(slipped, Ordering::Relaxed);
+                counts.admitted.fetch_add(1, Ordering::Relaxed)
+            }
             Some(403) => counts.refused.fetch_add(1, Ordering::Relaxed),
             Some(_) => counts.other.fetch_add(1, Ordering::Relaxed),
             None => {
                 stream = None;
+                counts.closed.fetch_add(u64::from(kept && !begun), Ordering::Relaxed);
                 counts.broken.fetch_add(1, Ordering::Relaxed)
             }
         };
@@ -111,10 +138,9 @@ async fn connection(
     }
 }
 
-async fn exchange(port: u16, kept: &mut Option<TcpStream>, request: &[u8]) -> Option<u16> {
-    if kept.is_none() {
-        *kept = TcpStream::connect(("127.0.0.1", port)).await.ok();
-    }
+/// One request over a kept connection, which is given up when the server says so.
+/// `begun` says whether any byte of an answer came.
+async fn exchange(kept: &mut Option<TcpStream>, request: &[u8], begun: &mut bool) -> Option<u16> {
     let stream = kept.as_mut()?;
     stream.write_all(request).await.ok()?;
     let mut answer = Vec::with_capacity(1024);
@@ -122,6 +148,7 @@ async fn exchange(port: u16, kept: &mut Option<TcpStream>, request: &[u8]) -> Op
         if stream.read_buf(&mut answer).await.ok()? == 0 {
             return None;
         }
+        *begun = true;
         let text = String::from_utf8_lossy(&answer);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length: usize = head
@@ -129,7 +156,11 @@ async fn exchange(port: u16, kept: &mut Option<TcpStream>, request: &[u8]) -> Op
                 .find_map(|line| line.strip_prefix("content-length: "))
                 .and_then(|length| length.parse().ok())?;
             if body.len() >= length {
-                return head.split(' ').nth(1)?.parse().ok();
+                let status = head.split(' ').nth(1)?.parse().ok();
+                if head.lines().any(|line| line == "connection: close") {
+                    *kept = None;
+                }
+                return status;
             }
         }
     }

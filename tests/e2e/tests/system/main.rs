@@ -9,4 +9,6 @@ mod geo;
 mod hostile;
 mod limits;
 mod privacy;
+mod protocols;
 mod records;
+mod updates;
