@@ -17,6 +17,9 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::Role;
 use crate::notify::Notifier;
+use crate::privacy::keys::Keys;
+use crate::privacy::retention::Retention;
+use crate::privacy::subjects::Subjects;
 use crate::session::Sessions;
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
@@ -56,6 +59,12 @@ pub struct App {
     pub rules: InForce,
     /// Who is told of suspects and blocks.
     pub notifier: Notifier,
+    /// Keys of pseudonyms.
+    pub keys: Keys,
+    /// The hourly run that hides and deletes.
+    pub retention: Retention,
+    /// What is held on an address.
+    pub subjects: Subjects,
     /// Who follows the decision stream.
     pub fleet: Fleet,
     /// Since when the text for visitors says what it says.

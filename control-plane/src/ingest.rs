@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use ipwarden::privacy::AddressForm;
 use ipwarden::record::Record;
 use ipwarden::record::wire::{self, DecodeError};
 use jiff::Timestamp;
@@ -289,7 +290,9 @@ impl Commit {
             return Vec::new();
         }
         let spot = |record: &Record<'_>| {
-            let known = record.ip.map_or_else(Spot::default, |ip| self.places.spot(ip));
+            // A pseudonym is nowhere; a cut address is where its network is.
+            let ip = record.ip.filter(|_| record.form != AddressForm::Pseudonym);
+            let known = ip.map_or_else(Spot::default, |ip| self.places.spot(ip));
             known.over(record)
         };
         records.iter().map(spot).collect()
@@ -440,7 +443,7 @@ mod tests {
         async fn past_hours(
             &self,
             _: Vec<i64>,
-            _: Vec<ipnet::IpNet>,
+            _: Vec<Vec<crate::privacy::Kept>>,
         ) -> store::Result<Vec<store::PastHour>> {
             unreachable!("ingest only appends")
         }

@@ -21,6 +21,7 @@
 //! | [`metrics`] | what is counted |
 //! | [`model`] | the words of the domain as types: what the API speaks and the stores keep |
 //! | [`notify`] | telling others of suspects and blocks: webhooks, chat |
+//! | [`privacy`] | what the people behind addresses are owed |
 //! | [`problem`] | errors as clients see them |
 //! | [`regions`] | decisions by country and autonomous system |
 //! | [`router`] | the whole URL table: paths, roles, time limits |
@@ -49,6 +50,7 @@ pub mod mask;
 pub mod metrics;
 pub mod model;
 pub mod notify;
+pub mod privacy;
 pub mod problem;
 pub mod regions;
 pub mod router;

@@ -105,6 +105,8 @@ mod tests {
             id,
             time: jiff::Timestamp::UNIX_EPOCH,
             ip: None,
+            form: ipwarden::privacy::AddressForm::Full,
+            key: None,
             method: String::new(),
             host: String::new(),
             path: String::new(),

@@ -88,8 +88,31 @@ pub struct Metrics {
     pub pass_running: Gauge<u64, AtomicU64>,
     /// Of the streaming detectors.
     pub detect: Detection,
+    /// Of the hourly run that hides and deletes.
+    pub retention: RetentionMetrics,
     /// Set when the metrics are read.
     pub now: Readings,
+}
+
+/// What the hourly run that hides and deletes counts.
+#[derive(Debug, Default)]
+pub struct RetentionMetrics {
+    /// Whether one is under way.
+    pub running: Gauge,
+    /// When the last one that ended began, Unix seconds.
+    pub last_success: Gauge,
+    /// Rows by what became of them: hidden, hidden_rollups, admitted, refused, sensitive, all,
+    /// rollups, texts, audit, capped.
+    pub rows: Family<Kind, Counter>,
+}
+
+impl RetentionMetrics {
+    /// Counts rows by what became of them.
+    pub fn rows(&self, kind: &'static str, rows: u64) {
+        if rows > 0 {
+            self.rows.get_or_create(&Kind(kind)).inc_by(rows);
+        }
+    }
 }
 
 /// What the streaming detectors count.
@@ -181,6 +204,7 @@ impl Metrics {
             pass_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             pass_running: Gauge::default(),
             detect: Detection::default(),
+            retention: RetentionMetrics::default(),
             now: Readings::default(),
         };
         let r = &mut metrics.registry;
@@ -261,6 +285,23 @@ impl Metrics {
         for (name, help, gauge) in gauges {
             r.register(name, help, gauge.clone());
         }
+        let retention = &metrics.retention;
+        r.register(
+            "retention_running",
+            "Whether the hourly run that hides and deletes is under way",
+            retention.running.clone(),
+        );
+        r.register(
+            "retention_rows",
+            "Rows hidden and deleted: capped ones before their time",
+            retention.rows.clone(),
+        );
+        r.register_with_unit(
+            "retention_last_success_timestamp",
+            "When the last run that ended began",
+            Unit::Seconds,
+            retention.last_success.clone(),
+        );
         let now = &metrics.now;
         r.register("suspects_open", "Suspects that nobody has judged", now.suspects_open.clone());
         r.register(

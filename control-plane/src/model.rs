@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 pub use ipwarden::decisions::{DecisionId, Revision, Tier};
+use ipwarden::privacy::AddressForm;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -42,6 +43,14 @@ pub enum Origin {
     Feed(String),
     /// A detector's rule.
     Detector(String),
+}
+
+impl Origin {
+    /// Whether a detector's rule made it.
+    #[must_use]
+    pub const fn is_detector(&self) -> bool {
+        matches!(self, Self::Detector(_))
+    }
 }
 
 /// The text is no origin.
@@ -279,9 +288,16 @@ pub struct StoredRecord {
     /// Start of the request.
     #[schema(value_type = String, format = DateTime)]
     pub time: Timestamp,
-    /// Client address; absent where the listener has none.
+    /// Client address in the form that `form` says; absent where the listener has none.
     #[schema(value_type = Option<String>)]
     pub ip: Option<IpAddr>,
+    /// `full`, `truncated` (the first address of the network) or `pseudonym`.
+    #[serde(default, with = "crate::privacy::form_word")]
+    #[schema(value_type = String, example = "full")]
+    pub form: AddressForm,
+    /// The id of a pseudonym's key, where the proxy named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Request method. Bytes that are not UTF-8 are shown as `\xNN`, here and below.
     pub method: String,
     /// Host.

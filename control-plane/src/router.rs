@@ -21,8 +21,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, privacy, proxies,
-    regions, requests, session, stats, status, stream, suspects, tokens,
+    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, people, privacy,
+    proxies, regions, requests, session, stats, status, stream, suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -109,6 +109,14 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/v1/suspects/{id}/reopen", Access::Admin, 30),
     (Method::GET, "/v1/proxies", Access::Read, 30),
     (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
+    (Method::GET, "/v1/retention", Access::Read, 30),
+    (Method::POST, "/v1/retention/run", Access::Admin, 300),
+    (Method::GET, "/v1/keys", Access::Admin, 30),
+    (Method::POST, "/v1/keys/rotate", Access::Admin, 30),
+    (Method::DELETE, "/v1/keys/{id}", Access::Admin, 30),
+    (Method::POST, "/v1/pseudonyms/reveal", Access::Admin, 30),
+    (Method::GET, "/v1/subjects/{ip}", Access::Admin, 120),
+    (Method::DELETE, "/v1/subjects/{ip}", Access::Admin, 600),
     (Method::GET, "/v1/audit", Access::Read, 30),
     (Method::GET, "/v1/tokens", Access::Admin, 30),
     (Method::POST, "/v1/tokens", Access::Admin, 30),
@@ -171,6 +179,13 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(suspects::reopen))
         .routes(routes!(proxies::list))
         .routes(routes!(proxies::report_limits))
+        .routes(routes!(people::retention))
+        .routes(routes!(people::run))
+        .routes(routes!(people::keys))
+        .routes(routes!(people::rotate))
+        .routes(routes!(people::destroy))
+        .routes(routes!(people::reveal))
+        .routes(routes!(people::export, people::erase))
         .routes(routes!(audit::list))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
@@ -203,7 +218,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         (name = "suspects", description = "Whom detectors flagged, and why"),
         (name = "geo", description = "Where addresses are"),
         (name = "proxies", description = "For proxies, and about them"),
-        (name = "privacy", description = "What visitors are told, and how they opt out"),
+        (name = "privacy", description = "What visitors are told, what is kept of people, and what they may ask for"),
         (name = "operation", description = "The service itself"),
     ),
     modifiers(&BearerTokens)

@@ -35,6 +35,9 @@ use crate::ingest::{Ingest, Writer};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::notify::{Notifier, NotifyError};
+use crate::privacy::keys::{Keys, KeysError};
+use crate::privacy::retention::{self, Retention};
+use crate::privacy::subjects::{self, Subjects};
 use crate::session::{Peer, Sessions};
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
@@ -92,6 +95,9 @@ pub enum ServeError {
     /// Nobody can be told of suspects.
     #[error(transparent)]
     Notify(#[from] NotifyError),
+    /// Keys of pseudonyms can't be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The first tokens can't be made.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -165,8 +171,12 @@ impl Service {
         let lock = prepare(&directory)?;
         config.limits.connections = raise_file_limit(config.limits.connections);
         config.limits.polls = leave_room(config.limits.polls, config.limits.connections);
-        let (state, log) = open_stores(&directory, &config.detect.pass.sensitive_paths).await?;
+        let (sqlite_state, sqlite_log) =
+            open_stores(&directory, &config.detect.pass.sensitive_paths).await?;
+        let state: Arc<dyn StateStore> = Arc::clone(&sqlite_state) as _;
+        let log: Arc<dyn LogStore> = Arc::clone(&sqlite_log) as _;
         let now = clock.now();
+        let keys = open_keys(&directory, config.privacy.old_keys_for, now).await?;
         let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
         let auth = Auth::load(Arc::clone(&state)).await?;
         for path in auth.ensure_files(&directory, config.proxy_token_file.as_deref(), now).await? {
@@ -191,8 +201,20 @@ impl Service {
             geo.clone(),
             clock.clone(),
             Arc::clone(&metrics),
+            keys.clone(),
             config.detect.clone(),
         );
+        let retention = Retention::new(retention::Parts {
+            log: Arc::clone(&sqlite_log) as _,
+            aging: Arc::clone(&sqlite_state) as _,
+            state: Arc::clone(&state),
+            keys: keys.clone(),
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+            hub: hub.clone(),
+            settings: config.privacy.clone(),
+            data_dir: directory.clone(),
+        });
         let (feed, watcher) = Feed::start(
             config.detect.rules.clone(),
             Arc::new(suspects.clone()),
@@ -207,8 +229,20 @@ impl Service {
             feed.in_force().clone(),
             clock.clone(),
             Arc::clone(&metrics),
+            keys.clone(),
             &config.detect,
         );
+        let subjects = Subjects::new(subjects::Parts {
+            log: Arc::clone(&log),
+            aging_log: sqlite_log,
+            state: Arc::clone(&state),
+            aging: sqlite_state,
+            hub: hub.clone(),
+            keys: keys.clone(),
+            retention: retention.clone(),
+            feed: feed.clone(),
+            settings: config.privacy.clone(),
+        });
         let (ingest, writer) = Ingest::start(
             Arc::clone(&log),
             live.clone(),
@@ -242,6 +276,9 @@ impl Service {
             pass,
             rules: feed.in_force().clone(),
             notifier,
+            keys,
+            retention,
+            subjects,
             fleet: Fleet::default(),
             editions: Editions::open(&directory),
             metrics,
@@ -254,8 +291,9 @@ impl Service {
         let log = keep_log(Arc::clone(&app));
         let pass = app.pass.clone().keep(app.hub.clone());
         let notifier = app.notifier.clone().run(app.hub.clone());
+        let retention = app.retention.clone().keep();
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, log, pass, notifier);
+            tokio::join!(house, geo, log, pass, notifier, retention);
         });
         let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();
@@ -360,7 +398,7 @@ fn prepare(directory: &Path) -> Result<File, ServeError> {
 async fn open_stores(
     directory: &Path,
     sensitive: &[String],
-) -> Result<(Arc<dyn StateStore>, Arc<dyn LogStore>), StoreError> {
+) -> Result<(Arc<SqliteState>, Arc<SqliteLog>), StoreError> {
     let (state, log) = (directory.join(STATE_FILE), directory.join(LOG_FILE));
     let sensitive = sensitive.to_vec();
     // Opening migrates and recovers, which blocks.
@@ -371,6 +409,18 @@ async fn open_stores(
         .await
         .map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))??;
     Ok((Arc::new(state), Arc::new(log)))
+}
+
+async fn open_keys(
+    directory: &Path,
+    old_for: Duration,
+    now: jiff::Timestamp,
+) -> Result<Keys, ServeError> {
+    let directory = directory.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Keys::open(&directory, old_for, now)).await;
+    let opened =
+        opened.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?;
+    Ok(opened?)
 }
 
 /// Lets this process open as many files as the system permits, and says how many
@@ -477,7 +527,7 @@ async fn keep_house(app: Arc<App>) {
             Err(error) => tracing::warn!("old decisions could not be forgotten: {error}"),
         }
         let detect = &app.config.detect;
-        let closed_for = app.config.history;
+        let closed_for = app.config.privacy.retention_suspects;
         match app.state.sweep_suspects(app.clock.now(), detect.open_for, closed_for).await {
             Ok(0) => {}
             Ok(forgotten) => tracing::debug!(forgotten, "old suspects forgotten"),

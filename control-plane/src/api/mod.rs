@@ -14,6 +14,7 @@ pub mod import;
 pub mod limits;
 pub mod meta;
 pub mod notify;
+pub mod people;
 pub mod privacy;
 pub mod proxies;
 pub mod regions;

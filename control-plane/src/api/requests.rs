@@ -10,6 +10,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::{Extension, Json};
 use futures_util::Stream;
 use ipwarden::address::parse_target;
+use ipwarden::privacy::AddressForm;
 use ipwarden::record::{Verdict, wire};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -98,7 +99,8 @@ pub struct RecordPage {
 #[utoipa::path(
     get, path = "/v1/requests", tag = "requests",
     params(
-        ("ip" = Option<String>, Query, description = "address or CIDR"),
+        ("ip" = Option<String>, Query, description = "address or CIDR; pseudonyms are looked at with form=pseudonym only"),
+        ("form" = Option<String>, Query, description = "what the address is: full, truncated or pseudonym"),
         ("path" = Option<String>, Query, description = "start of the path"),
         ("host" = Option<String>, Query),
         ("method" = Option<String>, Query),
@@ -142,7 +144,8 @@ pub(crate) async fn search(
 #[utoipa::path(
     get, path = "/v1/requests/live", tag = "requests",
     params(
-        ("ip" = Option<String>, Query, description = "address or CIDR"),
+        ("ip" = Option<String>, Query, description = "address or CIDR; pseudonyms are looked at with form=pseudonym only"),
+        ("form" = Option<String>, Query, description = "what the address is: full, truncated or pseudonym"),
         ("path" = Option<String>, Query, description = "start of the path"),
         ("host" = Option<String>, Query),
         ("method" = Option<String>, Query),
@@ -212,6 +215,7 @@ pub(super) fn record_query(params: &mut Params, now: Timestamp) -> RecordQuery {
     let moment = "RFC 3339 such as 2026-11-22T16:00:00Z, or how long ago such as 1h";
     RecordQuery {
         net: params.checked("ip", parse_target),
+        form: params.parsed("form", "full, truncated or pseudonym", AddressForm::from_word),
         path_prefix: params.text("path"),
         host: params.text("host"),
         method: params.text("method"),

@@ -61,6 +61,10 @@ pub struct Status {
     pub rules: usize,
     /// Why the rule file as it is now can't be used; the rules before it stay in force.
     pub rules_problem: Option<String>,
+    /// Why the last run of retention did not end; absent when it did, or none was made yet.
+    pub retention_error: Option<String>,
+    /// Records that the last run deleted before their time, because the log was beyond its cap.
+    pub retention_capped: u64,
     /// Geolocation data.
     pub geo: Databases,
     /// Envoy's admin interface, where configured.
@@ -78,6 +82,7 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
     let directory = &app.config.data_dir;
     // Weights, kept by stream: counting the records themselves would read all of them.
     let stored = app.log.streams().await?.iter().fold(0u64, |sum, s| sum.saturating_add(s.stored));
+    let retention = app.retention.status().last;
     let disk = rustix::fs::statvfs(directory).ok();
     let bytes = |blocks: u64, size: u64| blocks.saturating_mul(size);
     Ok(Json(Status {
@@ -102,6 +107,8 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         rules: app.rules.rules().list().len(),
         rules_problem: app.rules.problem(),
         blocks_withheld: app.suspects.brake(app.clock.now()).map(|brake| brake.withheld),
+        retention_error: retention.as_ref().and_then(|run| run.error.clone()),
+        retention_capped: retention.as_ref().map_or(0, |run| run.capped),
         geo: app.geo.databases(app.clock.now()),
         envoy_admin: app.config.envoy_admin.clone(),
     }))

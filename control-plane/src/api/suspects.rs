@@ -15,7 +15,7 @@ use super::terms::lifetime;
 use super::{AppState, Params, Problem, ProblemBody, fault, json_or_default};
 use crate::auth::Identity;
 use crate::model::{Action, Decision};
-use crate::suspects::judge::{Judged, Reopened};
+use crate::suspects::judge::{JudgeError, Judged, Reopened};
 use crate::suspects::{Status, Suspect, SuspectFilter};
 
 /// A page of suspects.
@@ -90,6 +90,10 @@ pub struct ConfirmRequest {
     #[serde(default, rename = "for")]
     #[schema(example = "4h")]
     lifetime: Option<String>,
+    /// Of a suspect that is known by a cut address only: the network to block whole.
+    #[serde(default)]
+    #[schema(example = "203.0.113.0/24")]
+    network: Option<String>,
 }
 
 /// How to dismiss.
@@ -140,15 +144,21 @@ pub(crate) async fn confirm(
     let id = number(&id)?;
     let request: ConfirmRequest = json_or_default(&headers, body).await?;
     let lifetime = checked("for", request.lifetime.as_deref())?;
+    let network = request
+        .network
+        .map(|text| parse_target(&text))
+        .transpose()
+        .map_err(|error| Problem::unacceptable(vec![fault("network", error.to_string())]))?;
     let now = app.clock.now();
-    let judged = app.suspects.confirm(id, lifetime, identity.name, now).await?;
+    let judged = app.suspects.confirm(id, lifetime, network, identity.name, now).await?;
     let judged = judged.ok_or_else(|| not_found(id))?;
-    let covering = app.state.covering(judged.suspect.target, now).await?;
+    let target = judged.decision.as_ref().map_or(judged.suspect.target, |made| made.target);
+    let covering = app.state.covering(target, now).await?;
     let allow = covering
         .into_iter()
         .filter(|decision| decision.action == Action::Allow)
         .min_by_key(|allow| (allow.target.prefix_len(), allow.id));
-    let warnings = allow.map(|allow| without_effect(&judged.suspect.target, allow));
+    let warnings = allow.map(|allow| without_effect(&target, allow));
     Ok(Json(judged_suspect(judged, warnings.into_iter().collect())))
 }
 
@@ -210,6 +220,20 @@ pub(crate) async fn reopen(
         }
     };
     Ok(Json(judged_suspect(judged, Vec::new())))
+}
+
+impl From<JudgeError> for Problem {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Change(error) => error.into(),
+            JudgeError::Cut | JudgeError::Elsewhere { .. } | JudgeError::NotCut => {
+                Self::unacceptable(vec![fault("network", error.to_string())])
+            }
+            JudgeError::NoKeyNamed | JudgeError::KeyGone { .. } => {
+                Self::unacceptable(vec![fault("id", error.to_string())])
+            }
+        }
+    }
 }
 
 fn judged_suspect(judged: Judged, warnings: Vec<Warning>) -> JudgedSuspect {

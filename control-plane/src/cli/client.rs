@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ipwarden::privacy::KeyId;
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,11 +15,15 @@ use super::error::{self, CliError, MAX_PLACES, Result};
 use super::place::{Found, Place};
 use super::replies::{
     Added, AllLocated, Audit, Checked, Decisions, Detected, HookTests, Hooks, Imported,
-    JudgedSuspect, LimitMode, LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records, Regions,
-    RegionsChanged, Removed, ResetMade, Status, SuspectsPage, Tokens,
+    JudgedSuspect, KeyList, LimitMode, LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records,
+    Regions, RegionsChanged, Removed, ResetMade, RetentionAnswer, Revealed, Status, SuspectsPage,
+    Tokens,
 };
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
+use crate::privacy::keys::KeyInfo;
+use crate::privacy::retention::RetentionStatus;
+use crate::privacy::subjects::{SubjectErased, SubjectExport};
 use crate::suspects::Suspect;
 
 /// How long a connection may take to be made.
@@ -27,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long storing a list may take.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long reading or changing much of the log may take.
+const LONG_TIMEOUT: Duration = Duration::from_secs(660);
 /// How long a live stream may last: longer than anybody watches.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 /// Most bytes of an error's body that are read.
@@ -274,10 +281,13 @@ impl Client {
         verb: &str,
         field: &str,
         value: Option<&str>,
+        network: Option<&str>,
     ) -> Result<JudgedSuspect> {
         let mut body = serde_json::json!({});
-        if let Some(value) = value {
-            body[field] = value.into();
+        for (field, value) in [(field, value), ("network", network)] {
+            if let Some(value) = value {
+                body[field] = value.into();
+            }
         }
         self.send(Method::POST, &format!("/v1/suspects/{id}/{verb}"), &body).await
     }
@@ -348,6 +358,97 @@ impl Client {
     /// See [`Self::status`].
     pub async fn proxies(&self) -> Result<Proxies> {
         self.get("/v1/proxies", &[]).await
+    }
+
+    /// `GET /v1/retention`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn retention(&self) -> Result<RetentionStatus> {
+        self.get("/v1/retention", &[]).await
+    }
+
+    /// `POST /v1/retention/run`: a dry run may take as long as it takes to read the log.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn run_retention(&self, dry_run: bool) -> Result<RetentionAnswer> {
+        let request = self
+            .request(Method::POST, "/v1/retention/run")
+            .timeout(LONG_TIMEOUT)
+            .json(&serde_json::json!({ "dry_run": dry_run }));
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `GET /v1/keys`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn keys(&self) -> Result<KeyList> {
+        self.get("/v1/keys", &[]).await
+    }
+
+    /// `POST /v1/keys/rotate`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn rotate_keys(&self) -> Result<KeyList> {
+        let request = self.request(Method::POST, "/v1/keys/rotate");
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `DELETE /v1/keys/{id}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is no retired one of that id.
+    pub async fn destroy_key(&self, id: &str) -> Result<KeyInfo> {
+        let Some(id) = KeyId::from_hex(id) else {
+            return Err(CliError::Usage(
+                "a key's id has eight hexadecimal digits such as 5ab1c0de".to_owned(),
+            ));
+        };
+        let request = self.request(Method::DELETE, &format!("/v1/keys/{id}"));
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `POST /v1/pseudonyms/reveal`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when its key is not there.
+    pub async fn reveal(&self, pseudonym: &str, reason: &str) -> Result<Revealed> {
+        let body = serde_json::json!({ "pseudonym": pseudonym, "reason": reason });
+        self.send(Method::POST, "/v1/pseudonyms/reveal", &body).await
+    }
+
+    /// `GET /v1/subjects/{ip}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn subject(
+        &self,
+        ip: std::net::IpAddr,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<SubjectExport> {
+        let mut query = vec![("limit", limit.to_string())];
+        if let Some(before) = before {
+            query.push(("before", before.to_owned()));
+        }
+        let request = self
+            .request(Method::GET, &format!("/v1/subjects/{ip}"))
+            .query(&query)
+            .timeout(LONG_TIMEOUT);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `DELETE /v1/subjects/{ip}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn erase_subject(&self, ip: std::net::IpAddr) -> Result<SubjectErased> {
+        let request =
+            self.request(Method::DELETE, &format!("/v1/subjects/{ip}")).timeout(LONG_TIMEOUT);
+        self.decode(self.answer(request).await?).await
     }
 
     /// `GET /v1/audit`.

@@ -37,6 +37,7 @@ pub mod lists;
 pub mod notify;
 pub mod output;
 pub mod place;
+pub mod privacy;
 pub mod progress;
 pub mod regions;
 pub mod replay;
@@ -140,6 +141,14 @@ enum Command {
     Rules(rules::RulesArgs),
     /// Search the stored requests, or follow them live
     Requests(requests::RequestsArgs),
+    /// Tell or erase everything that is held on an address
+    Subject(privacy::subject::SubjectArgs),
+    /// Say what is hidden and deleted when; do it now
+    Retention(privacy::retention::RetentionArgs),
+    /// List, replace and destroy the keys of pseudonyms
+    Keys(privacy::keys::KeysArgs),
+    /// Say which address a pseudonym stands for, and note why
+    Reveal(privacy::keys::RevealArgs),
     /// Say where addresses are; list and update the data that says so
     Geo(geo::GeoArgs),
     /// List the Envoys: last seen, revision, records lost
@@ -204,6 +213,12 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
     if let Command::Health = &cli.command {
         return health::run(session, &cli.place).await;
     }
+    if let Command::Keys(privacy::keys::KeysArgs {
+        command: Some(privacy::keys::KeysCommand::ExportEdge),
+    }) = &cli.command
+    {
+        return privacy::keys::export_edge(session, &cli.place, here);
+    }
     let client = Client::new(&cli.place, here)?;
     match &cli.command {
         Command::Block(args) => block::block(session, &client, args).await,
@@ -218,6 +233,10 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Notify(args) => notify::run(session, &client, args).await,
         Command::Requests(args) if args.follow => follow::run(session, &client, args).await,
         Command::Requests(args) => requests::run(session, &client, args).await,
+        Command::Subject(args) => privacy::subject::run(session, &client, args).await,
+        Command::Retention(args) => privacy::retention::run(session, &client, args).await,
+        Command::Keys(args) => privacy::keys::run(session, &client, args).await,
+        Command::Reveal(args) => privacy::keys::reveal(session, &client, args).await,
         Command::Geo(args) => geo::run(session, &client, args).await,
         Command::Proxies => fleet::proxies(session, &client).await,
         Command::Audit(args) => fleet::audit(session, &client, args).await,

@@ -3,13 +3,18 @@
 //! Fields that another version leaves out have defaults, and what this version does not know
 //! is skipped: an answer is not refused for its age.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::geo::{Databases, Located};
 use crate::limits::view::LimitInForce;
 use crate::model::{AuditEntry, Decision, DecisionId, Proxy, StoredRecord, Token};
+use crate::privacy::keys::KeyInfo;
+use crate::privacy::retention::RetentionStatus;
 use crate::regions::Rule;
+use crate::store::aging::Due;
 use crate::suspects::Suspect;
 
 /// A page of decisions.
@@ -441,6 +446,43 @@ pub struct Status {
     /// Why the rule file as it is now can't be used; the rules before it stay in force.
     #[serde(default)]
     pub rules_problem: Option<String>,
+    /// Why the last run of retention did not end.
+    #[serde(default)]
+    pub retention_error: Option<String>,
+    /// Records that it deleted before their time.
+    #[serde(default)]
+    pub retention_capped: u64,
     /// Admin interface of the Envoy beside it, where it is configured.
     pub envoy_admin: Option<String>,
+}
+
+/// `POST /v1/retention/run`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RetentionAnswer {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// The moment that ages count from.
+    pub now: Timestamp,
+    /// What it would do; of a dry run only.
+    pub due: Option<Due>,
+    /// The settings, the run under way and the last one.
+    pub status: RetentionStatus,
+}
+
+/// `GET /v1/keys`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeyList {
+    /// The current one first.
+    pub keys: Vec<KeyInfo>,
+}
+
+/// `POST /v1/pseudonyms/reveal`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Revealed {
+    /// The pseudonym.
+    pub pseudonym: IpAddr,
+    /// The id of its key.
+    pub key: String,
+    /// The address.
+    pub ip: IpAddr,
 }

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use ipwarden::address::{display_target, parse_target};
+use ipwarden::privacy::AddressForm;
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::client::{Client, MAX_SUSPECTS, Query};
@@ -53,6 +54,9 @@ pub enum SuspectsCommand {
         /// How long, such as 4h or 7d [default: as the policy would, longer each time]
         #[arg(long = "for", value_name = "DURATION")]
         lifetime: Option<String>,
+        /// Of a suspect that is known by a cut address only: the network to block whole
+        #[arg(long, value_name = "CIDR")]
+        network: Option<String>,
     },
     /// Disagree: take blocks by detectors back, and don't hear the same again for a while
     Dismiss {
@@ -124,14 +128,19 @@ pub async fn run(session: &mut Session, client: &Client, args: &SuspectsArgs) ->
             let suspect = client.suspect(*id).await?;
             show(session, &suspect)
         }
-        Some(SuspectsCommand::Confirm { id, lifetime }) => {
+        Some(SuspectsCommand::Confirm { id, lifetime, network }) => {
             let lifetime = checked("--for", lifetime.as_deref())?;
-            let judged = client.judge_suspect(*id, "confirm", "for", lifetime).await?;
+            if let Some(text) = network {
+                parse_target(text)
+                    .map_err(|error| CliError::Usage(format!("--network: {error}")))?;
+            }
+            let network = network.as_deref();
+            let judged = client.judge_suspect(*id, "confirm", "for", lifetime, network).await?;
             told(session, &judged)
         }
         Some(SuspectsCommand::Dismiss { id, allow }) => {
             let allow = checked("--allow", allow.as_deref())?;
-            let judged = client.judge_suspect(*id, "dismiss", "allow", allow).await?;
+            let judged = client.judge_suspect(*id, "dismiss", "allow", allow, None).await?;
             told(session, &judged)
         }
     }
@@ -216,7 +225,7 @@ fn grid(suspects: &[Suspect], now: Timestamp, zone: &str) -> Grid {
     for suspect in suspects {
         grid.row(vec![
             cell(suspect.id.to_string()),
-            cell(display_target(&suspect.target)),
+            cell(words::target(suspect)),
             status_cell(suspect),
             severity_cell(suspect.severity),
             cell(format!("{:.2}", suspect.score)),
@@ -255,7 +264,7 @@ fn show(session: &mut Session, suspect: &Suspect) -> Result<()> {
 
 /// Everything about a suspect, one line each.
 fn told_of(suspect: &Suspect, now: Timestamp, zone: &TimeZone) -> Vec<String> {
-    let target = display_target(&suspect.target);
+    let target = words::target(suspect);
     let mut lines = vec![format!(
         "{STRONG}Suspect {}: {target}{STRONG:#}, {}, severity {}, score {:.2}",
         suspect.id,
@@ -276,7 +285,11 @@ fn told_of(suspect: &Suspect, now: Timestamp, zone: &TimeZone) -> Vec<String> {
     if let Some(decision) = suspect.decision {
         lines.push(format!(
             "  decision    {decision} (`ipwarden check {}` says whether it still applies)",
-            suspect.target.addr()
+            if suspect.form == AddressForm::Full {
+                suspect.target.addr().to_string()
+            } else {
+                "ADDRESS".to_owned()
+            }
         ));
     }
     for reason in &suspect.reasons {
@@ -341,7 +354,7 @@ fn told(session: &mut Session, judged: &JudgedSuspect) -> Result<()> {
 
 fn sentence(judged: &JudgedSuspect, now: Timestamp, zone: &TimeZone) -> String {
     let suspect = &judged.suspect;
-    let target = display_target(&suspect.target);
+    let target = words::target(suspect);
     let until = |decision: &Decision| {
         decision.expires_at.map_or_else(
             || "without an end".to_owned(),
@@ -350,8 +363,10 @@ fn sentence(judged: &JudgedSuspect, now: Timestamp, zone: &TimeZone) -> String {
     };
     match &judged.decision {
         Some(block) if block.action == Action::Block => format!(
-            "Confirmed suspect {}: {BAD}{target} is blocked{BAD:#} {}, decision {}, revision {}.",
+            "Confirmed suspect {}: {BAD}{} is blocked{BAD:#} {}, decision {}, revision {}.",
             suspect.id,
+            // Not what it was known by: the address behind it, or its whole network.
+            display_target(&block.target),
             until(block),
             block.id,
             judged.revision
@@ -376,7 +391,7 @@ fn raw_row(suspect: &Suspect) -> [String; 10] {
     let rules: Vec<&str> = suspect.reasons.iter().map(|reason| reason.rule.as_str()).collect();
     [
         suspect.id.to_string(),
-        display_target(&suspect.target),
+        words::target(suspect),
         suspect.status.as_str().to_owned(),
         suspect.severity.as_str().to_owned(),
         format!("{:.3}", suspect.score),

@@ -15,22 +15,29 @@ use ipwarden::record::wire;
 use jiff::Timestamp;
 
 use super::rules::{Rules, RulesError};
-use super::{Detectors, FlagSink, Observation};
+use super::streaming::Limits;
+use super::{Detectors, Flag, FlagSink, Observation};
 use crate::clock::Clock;
 use crate::geo::Spot;
 use crate::metrics::Metrics;
+use crate::privacy::{Kept, Veil};
 
 /// Most batches that wait.
 const QUEUE_BATCHES: usize = 1_024;
 /// Most bytes of batches that wait.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Kinds of addresses that are not as they came, at one time: cut ones and pseudonyms of some
+/// keys.
+const VEILS: usize = 4;
+/// Bounds of the state for each of them.
+const VEILED: Limits = Limits { addresses: 1 << 17, groups: 1 << 12, bucket_bytes: 16 << 20 };
 /// How often the rule file is looked at, and how long the thread sleeps without work.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The way in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Feed {
-    queue: SyncSender<Option<Work>>,
+    queue: SyncSender<Item>,
     waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     in_force: InForce,
@@ -60,6 +67,14 @@ impl InForce {
         }
         now.1 = problem;
     }
+}
+
+#[derive(Debug)]
+enum Item {
+    Batch(Work),
+    /// Who was erased, and whom to tell when it is done.
+    Forget(Vec<Kept>, SyncSender<()>),
+    Stop,
 }
 
 #[derive(Debug)]
@@ -115,6 +130,7 @@ impl Feed {
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut thread = Thread {
             detectors: Detectors::new(rules),
+            veiled: Vec::new(),
             file,
             seen,
             sink,
@@ -141,7 +157,7 @@ impl Feed {
         let before = self.waiting.fetch_add(size, Ordering::Relaxed);
         let refused = before + size > QUEUE_BYTES
             || matches!(
-                self.queue.try_send(Some(Work { bytes, places, received_at })),
+                self.queue.try_send(Item::Batch(Work { bytes, places, received_at })),
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
             );
         if refused {
@@ -155,12 +171,25 @@ impl Feed {
     /// Takes no more; what waits is still looked at. Blocks while the queue is full.
     pub fn stop(&self) {
         // An error means that it has stopped already.
-        let _ = self.queue.send(None);
+        let _ = self.queue.send(Item::Stop);
+    }
+
+    /// Forgets an address under all its names; when this returns, no flag comes of what it did
+    /// before. Blocks while the queue is full.
+    pub fn forget(&self, names: Vec<Kept>) {
+        let (done, wait) = sync_channel(1);
+        // An error means that it has stopped already, and with it what it remembered.
+        if self.queue.send(Item::Forget(names, done)).is_ok() {
+            let _ = wait.recv();
+        }
     }
 }
 
 struct Thread {
     detectors: Detectors,
+    /// For addresses that are not as they came, the latest used last: a pseudonym must not be
+    /// counted with an address that happens to look the same.
+    veiled: Vec<(Veil, Detectors)>,
     file: Option<PathBuf>,
     seen: Option<(SystemTime, u64)>,
     sink: Arc<dyn FlagSink>,
@@ -171,11 +200,11 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(&mut self, work: &Receiver<Option<Work>>) {
+    fn run(&mut self, work: &Receiver<Item>) {
         let mut looked = tokio::time::Instant::now();
         loop {
             match work.recv_timeout(LOOK) {
-                Ok(Some(work)) => {
+                Ok(Item::Batch(work)) => {
                     self.metrics.detect.queue.dec();
                     self.waiting.fetch_sub(work.bytes.len(), Ordering::Relaxed);
                     self.look_at(&work);
@@ -183,16 +212,59 @@ impl Thread {
                 Err(RecvTimeoutError::Timeout) => {
                     self.metrics.detect.lag_seconds.set(0.0);
                 }
-                Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Item::Forget(names, done)) => {
+                    self.forget(&names);
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
+                Ok(Item::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
             if looked.elapsed() >= LOOK {
                 looked = tokio::time::Instant::now();
                 self.look_at_rules();
             }
         }
-        let rest = self.detectors.flush();
+        let mut rest = self.detectors.flush();
+        for (veil, mut detectors) in std::mem::take(&mut self.veiled) {
+            rest.extend(named(veil, detectors.flush()));
+        }
         if !rest.is_empty() {
             self.sink.flag(rest);
+        }
+    }
+
+    fn forget(&mut self, names: &[Kept]) {
+        for Kept { ip, veil } in names {
+            if veil.is_none() {
+                self.detectors.forget(*ip);
+            }
+            for (_, detectors) in self.veiled.iter_mut().filter(|(known, _)| known == veil) {
+                detectors.forget(*ip);
+            }
+        }
+    }
+
+    /// Looks at one request with those who see addresses of its kind.
+    fn observe(&mut self, veil: Veil, seen: &Observation<'_>, flags: &mut Vec<Flag>) {
+        if veil.is_none() {
+            flags.extend(self.detectors.observe(seen));
+            return;
+        }
+        let at = match self.veiled.iter().position(|(known, _)| *known == veil) {
+            Some(at) => at,
+            None => {
+                if self.veiled.len() >= VEILS {
+                    let (gone, mut detectors) = self.veiled.remove(0);
+                    flags.extend(named(gone, detectors.flush()));
+                }
+                let rules = self.detectors.rules().clone();
+                self.veiled.push((veil, Detectors::with_limits(rules, VEILED).veiled(veil)));
+                self.veiled.len() - 1
+            }
+        };
+        self.veiled.get_mut(at..).into_iter().for_each(|rest| rest.rotate_left(1));
+        if let Some((_, detectors)) = self.veiled.last_mut() {
+            flags.extend(named(veil, detectors.observe(seen)));
         }
     }
 
@@ -205,7 +277,8 @@ impl Thread {
             if let Some(asn) = work.places.get(at).and_then(|place| place.asn) {
                 seen.asn = Some(asn);
             }
-            flags.extend(self.detectors.observe(&seen));
+            let veil = Veil::of(record.form, batch.header.key);
+            self.observe(veil, &seen, &mut flags);
         }
         if !flags.is_empty() {
             self.sink.flag(flags);
@@ -239,7 +312,11 @@ impl Thread {
                 self.metrics.detect.rules.set(rules.list().len() as u64);
                 self.metrics.detect.rules_problem.set(0);
                 self.in_force.set(Some(rules.clone()), None);
-                let flags = self.detectors.replace_rules(rules);
+                let mut flags = Vec::new();
+                for (veil, detectors) in &mut self.veiled {
+                    flags.extend(named(*veil, detectors.replace_rules(rules.clone())));
+                }
+                flags.extend(self.detectors.replace_rules(rules));
                 if !flags.is_empty() {
                     self.sink.flag(flags);
                 }
@@ -251,6 +328,11 @@ impl Thread {
             }
         }
     }
+}
+
+/// Flags that say what their addresses are.
+fn named(veil: Veil, flags: Vec<Flag>) -> impl Iterator<Item = Flag> {
+    flags.into_iter().map(move |flag| Flag { veil, ..flag })
 }
 
 fn stamp(path: &PathBuf) -> Option<(SystemTime, u64)> {

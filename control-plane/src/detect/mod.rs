@@ -33,6 +33,8 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ipwarden::record::{Record, Verdict};
 
+use crate::privacy::Veil;
+
 pub use self::rules::Rules;
 pub use self::streaming::Detectors;
 
@@ -204,6 +206,8 @@ pub struct Flag {
     /// The address: IPv4 as /32, IPv6 as its /64. A rule that counts by network flags each
     /// address that took part, not the network: neighbours are not punished.
     pub target: IpNet,
+    /// What the address is: as it came, cut, or a pseudonym.
+    pub veil: Veil,
     /// Name of the rule, `[a-z0-9-]`.
     pub rule: String,
     /// How bad it is.

@@ -65,6 +65,11 @@ impl Slot {
         }
     }
 
+    /// Forgets everything but whose it is.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.key);
+    }
+
     /// The more, the longer it is kept.
     fn suspicion(&self) -> f64 {
         let buckets = self

@@ -295,6 +295,12 @@ impl Hub {
         // An error means that the hub is gone, which is the same.
         let _ = signal.wait_for(|signal| signal.stopping).await;
     }
+
+    /// Whether the service stops.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.signal.borrow().stopping
+    }
 }
 
 impl Inner {

@@ -6,7 +6,7 @@
 
 use ipnet::IpNet;
 use ipwarden::address::display_target;
-use ipwarden::privacy::truncate;
+use ipwarden::privacy::{AddressForm, truncate};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -75,6 +75,15 @@ pub fn target(target: &IpNet, addresses: Addresses) -> String {
     masked.map_or_else(|_| "an address".to_owned(), |net| net.to_string())
 }
 
+/// A suspect's target: one that is no address is named as what it is.
+fn target_of(suspect: &Suspect, addresses: Addresses) -> String {
+    if suspect.form == AddressForm::Full {
+        target(&suspect.target, addresses)
+    } else {
+        words::target(suspect)
+    }
+}
+
 fn event_json(pending: &Pending, addresses: Addresses) -> Value {
     let mut event = json!({
         "id": pending.id.to_string(),
@@ -108,7 +117,7 @@ fn suspect_json(suspect: &Suspect, addresses: Addresses) -> Value {
         .collect();
     json!({
         "id": suspect.id,
-        "target": target(&suspect.target, addresses),
+        "target": target_of(suspect, addresses),
         "status": suspect.status.as_str(),
         "severity": suspect.severity.as_str(),
         "score": suspect.score,
@@ -139,7 +148,7 @@ fn line(pending: &Pending, addresses: Addresses) -> String {
     };
     format!(
         "{}{place} {what} (suspect {}, {}, score {:.2}): {}{more}",
-        code(&target(&suspect.target, addresses)),
+        code(&target_of(suspect, addresses)),
         suspect.id,
         suspect.severity.as_str(),
         suspect.score,

@@ -6,6 +6,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`sqlite`] | both stores in SQLite files |
+//! | [`aging`] | what is asked when things grow old |
 //! | [`rollup`] | what an address did in an hour |
 //! | [`stats`] | what dashboards ask, and what they are told |
 //! | [`view`] | a shipped record as it is stored and shown |
@@ -14,6 +15,7 @@
 //! Every implementation passes the same contract suite (`contract`, built for tests). Time
 //! comes in as an argument; a store has no clock.
 
+pub mod aging;
 pub mod flags;
 pub mod rollup;
 pub mod sqlite;
@@ -30,6 +32,7 @@ use std::ops::ControlFlow;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use ipwarden::decisions::{Change, Entry};
+use ipwarden::privacy::AddressForm;
 use jiff::Timestamp;
 
 use self::rollup::Rollup;
@@ -40,6 +43,7 @@ use crate::model::{
     StoredRecord, Token,
 };
 use crate::notify::{Backlog, Pending, Subscription};
+use crate::privacy::{Kept, Veil};
 use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
 /// Why a store could not do what it was asked.
@@ -387,8 +391,10 @@ pub enum Appended {
 /// Which records to find: all conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RecordQuery {
-    /// Client address inside this network.
+    /// Client address inside this network; without `form` pseudonyms are not looked at.
     pub net: Option<IpNet>,
+    /// What the address is.
+    pub form: Option<AddressForm>,
     /// Path starts with this (as shown: bytes that are no UTF-8 as `\xNN`).
     pub path_prefix: Option<String>,
     /// Host equals this.
@@ -464,6 +470,8 @@ pub struct HourRollups {
     pub requests: u64,
     /// The addresses that were asked for, sorted.
     pub rollups: Vec<(IpNet, Rollup)>,
+    /// The same of addresses that are not as they came, by what they are.
+    pub veiled: Vec<(Veil, Vec<(IpNet, Rollup)>)>,
     /// Verified identities, where records carry them.
     pub identities: Vec<IdentityHour>,
 }
@@ -531,9 +539,9 @@ pub trait LogStore: Send + Sync {
     /// or one of a sensitive path. Every record that was stored before the call counts, once.
     async fn rollups(&self, hour: i64, least: u64) -> Result<HourRollups>;
 
-    /// How much everybody and some targets asked for in some hours; hours without records are
-    /// left out.
-    async fn past_hours(&self, hours: Vec<i64>, targets: Vec<IpNet>) -> Result<Vec<PastHour>>;
+    /// How much everybody and some targets asked for in some hours, each target under all its
+    /// names; hours without records, and hours whose addresses are forgotten, are left out.
+    async fn past_hours(&self, hours: Vec<i64>, targets: Vec<Vec<Kept>>) -> Result<Vec<PastHour>>;
 
     /// Counts the records that match; agrees with [`LogStore::count`] over the same slots.
     async fn stats(&self, query: &stats::StatsQuery) -> Result<stats::Stats>;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ipwarden::decisions::{NEVER, UnixSeconds};
+use ipwarden::privacy::AddressForm;
 use ipwarden::record::{Record, Verdict};
 use jiff::Timestamp;
 
@@ -12,6 +13,7 @@ use super::text::display_bytes;
 use super::{IncomingBatch, RecordQuery, StatusFilter, flags};
 use crate::geo::Spot;
 use crate::model::StoredRecord;
+use crate::privacy::Veil;
 
 /// A time of the wire as a timestamp; one beyond the calendar is its last microsecond.
 #[must_use]
@@ -45,13 +47,15 @@ pub fn stored_records<'a>(
 ) -> impl Iterator<Item = StoredRecord> + 'a {
     let proxy = display_bytes(incoming.batch.header.proxy);
     (first_id..).zip(incoming.batch.records.iter().enumerate()).map(move |(id, (n, record))| {
-        stored_record(id, record, incoming.places.get(n), &proxy, incoming.store_query)
+        let veil = Veil::of(record.form, incoming.batch.header.key);
+        stored_record(id, record, veil, incoming.places.get(n), &proxy, incoming.store_query)
     })
 }
 
 fn stored_record(
     id: i64,
     record: &Record<'_>,
+    veil: Veil,
     place: Option<&Spot>,
     proxy: &str,
     store_query: bool,
@@ -61,6 +65,8 @@ fn stored_record(
         id,
         time: timestamp_of_us(record.time_us),
         ip: record.ip,
+        form: veil.form,
+        key: veil.key.map(|key| key.to_string()),
         method: text(record.method),
         host: text(record.host),
         path: text(record.path),
@@ -100,7 +106,12 @@ impl RecordQuery {
         let equal = |wanted: &Option<String>, found: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == found)
         };
-        self.net.is_none_or(|net| record.ip.is_some_and(|ip| contains(net, ip)))
+        let form = match self.form {
+            Some(form) => record.form == form,
+            // A pseudonym is no address: it lies in no network.
+            None => self.net.is_none() || record.form != AddressForm::Pseudonym,
+        };
+        form && self.net.is_none_or(|net| record.ip.is_some_and(|ip| contains(net, ip)))
             && self.path_prefix.as_deref().is_none_or(|prefix| record.path.starts_with(prefix))
             && equal(&self.host, &record.host)
             && equal(&self.method, &record.method)

@@ -5,12 +5,14 @@
 //! hub, so that every proxy learns of it. What the policy has still to decide is marked in
 //! the store: after a crash it is decided at the next start, and a block is made once.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use ipwarden::address::display_target;
+use ipwarden::privacy::{AddressForm, KeyId};
 use jiff::Timestamp;
 use tokio::sync::{MutexGuard, Notify, mpsc, watch};
 
@@ -19,11 +21,12 @@ use super::{Closing, Noted, Sighting, Status, Suspect, SuspectFilter};
 use crate::clock::Clock;
 use crate::config::Detect;
 use crate::detect::policy::{self, Action as Response, leading};
-use crate::detect::{Flag, FlagSink};
-use crate::geo::{Geo, Places};
+use crate::detect::{Flag, FlagSink, target_of};
+use crate::geo::{Geo, Places, Spot};
 use crate::hub::{ChangeError, Hub};
 use crate::metrics::Metrics;
 use crate::model::{Action, Actor, Decision, NewDecision, Origin};
+use crate::privacy::keys::Keys;
 use crate::store::{self, AutomaticBlock, NewAudit, Removal, StateStore};
 
 /// Flags that may wait; more are dropped and counted.
@@ -57,11 +60,55 @@ struct Inner {
     hub: Hub,
     clock: Clock,
     metrics: Arc<Metrics>,
+    keys: Keys,
     settings: Detect,
     brake: Mutex<Brake>,
     /// Held while something is decided about suspects: the policy must not block whom a
     /// person dismisses at the same moment.
     turn: tokio::sync::Mutex<()>,
+}
+
+/// Why a suspect could not be judged as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// The decision could not be made.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// Nobody knows which of its network's addresses it was.
+    #[error(
+        "this suspect is known by a cut address only: name the network to block whole, such as 203.0.113.0/24 (`network`, or --network on the command line)"
+    )]
+    Cut,
+    /// Another network was named.
+    #[error(
+        "the cut address {cut} does not lie in {network}: name the network that it was cut from"
+    )]
+    Elsewhere {
+        /// What was named.
+        network: IpNet,
+        /// What is known.
+        cut: IpAddr,
+    },
+    /// A network was named for somebody whose address is known.
+    #[error("this suspect is no cut address: leave the network away, or block it by itself")]
+    NotCut,
+    /// The proxy did not say which key it used.
+    #[error("this suspect is a pseudonym of a key that its proxy did not name: it can't be read")]
+    NoKeyNamed,
+    /// The key is not here any more, or never was.
+    #[error(
+        "this suspect is a pseudonym of the key {key}, which is not here: it was destroyed, or belongs to a proxy that was configured with a key of its own (ipwarden keys list)"
+    )]
+    KeyGone {
+        /// Which.
+        key: KeyId,
+    },
+}
+
+impl From<store::StoreError> for JudgeError {
+    fn from(error: store::StoreError) -> Self {
+        Self::Change(error.into())
+    }
 }
 
 /// The task that merges and judges.
@@ -115,6 +162,7 @@ impl Suspects {
         geo: Geo,
         clock: Clock,
         metrics: Arc<Metrics>,
+        keys: Keys,
         settings: Detect,
     ) -> (Self, Judge) {
         let (queue, flags) = mpsc::channel(QUEUE_MESSAGES);
@@ -127,6 +175,7 @@ impl Suspects {
             hub,
             clock,
             metrics,
+            keys,
             settings,
             brake: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
@@ -154,29 +203,43 @@ impl Suspects {
     }
 
     /// A person agrees: the target is blocked, for `lifetime` or as long as the policy would
-    /// block it next. `None` when there is no such suspect.
+    /// block it next. Of a pseudonym the address behind it is blocked, and the audit log says
+    /// who learned it; of a cut address the `network` that the person names. `None` when there
+    /// is no such suspect.
     ///
     /// # Errors
-    /// [`ChangeError`]; nothing was changed, or the block was made and the suspect is as
+    /// [`JudgeError`]; nothing was changed, or the block was made and the suspect is as
     /// before: confirming again replaces the block.
     pub async fn confirm(
         &self,
         id: i64,
         lifetime: Option<Duration>,
+        network: Option<IpNet>,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<Option<Judged>, ChangeError> {
+    ) -> Result<Option<Judged>, JudgeError> {
         let inner = &self.0;
         let _turn = self.turn().await;
         let Some(suspect) = inner.state.suspect(id).await? else { return Ok(None) };
+        let target = inner.behind(&suspect, network)?;
+        if suspect.form == AddressForm::Pseudonym {
+            let audit = NewAudit {
+                actor: actor.clone(),
+                action: "pseudonym.reveal",
+                subject: words::subject(&suspect),
+                detail: "to confirm it".to_owned(),
+            };
+            inner.state.audit(audit, now).await?;
+        }
         let lifetime = match lifetime {
             Some(lifetime) => lifetime,
             None => {
-                let earlier = inner.earlier_blocks(&suspect.target, now).await?;
+                let earlier = inner.earlier_blocks(&target, now).await?;
                 inner.settings.policy.next_block(earlier)
             }
         };
-        let decision = inner.block(&suspect, lifetime, actor.clone(), "decisions.add", now).await?;
+        let decision =
+            inner.block(&suspect, target, lifetime, actor.clone(), "decisions.add", now).await?;
         let closing = Closing {
             status: Status::Confirmed,
             decision: Some(decision.id),
@@ -200,27 +263,36 @@ impl Suspects {
     /// such suspect.
     ///
     /// # Errors
-    /// [`ChangeError`]; doing it again does what is missing.
+    /// [`JudgeError`]; doing it again does what is missing.
     pub async fn dismiss(
         &self,
         id: i64,
         allow: Option<Duration>,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<Option<Judged>, ChangeError> {
+    ) -> Result<Option<Judged>, JudgeError> {
         let inner = &self.0;
         let _turn = self.turn().await;
         let Some(suspect) = inner.state.suspect(id).await? else { return Ok(None) };
+        // What was blocked for it: the address behind a pseudonym, where its key is still here.
+        // Of a cut address nothing was, but a network that a person named.
+        let target = match inner.behind(&suspect, None) {
+            Ok(target) => Some(target),
+            Err(error) if allow.is_some() => return Err(error),
+            Err(_) => None,
+        };
         let line = |action, detail| NewAudit {
             actor: actor.clone(),
             action,
-            subject: display_target(&suspect.target),
+            subject: target.as_ref().map_or_else(|| words::subject(&suspect), display_target),
             detail,
         };
-        let of_detectors = |decision: &Decision| {
-            decision.target == suspect.target && matches!(decision.origin, Origin::Detector(_))
+        let of_detectors =
+            |decision: &Decision| Some(decision.target) == target && decision.origin.is_detector();
+        let covering = match target {
+            Some(target) => inner.state.covering(target, now).await?,
+            None => Vec::new(),
         };
-        let covering = inner.state.covering(suspect.target, now).await?;
         let ids: Vec<_> =
             covering.iter().filter(|found| of_detectors(found)).map(|found| found.id).collect();
         let unblocked = if ids.is_empty() {
@@ -234,7 +306,7 @@ impl Suspects {
             Some(lifetime) => {
                 let reason = format!("suspect {id} dismissed");
                 let new = NewDecision {
-                    target: suspect.target,
+                    target: target.unwrap_or(suspect.target),
                     action: Action::Allow,
                     origin: Origin::Manual,
                     reason: reason.clone(),
@@ -408,7 +480,11 @@ impl Judge {
 
 /// A flag with where its address is.
 pub(crate) fn sighting(flag: Flag, places: &mut Places) -> Sighting {
-    let place = places.spot(flag.target.addr());
+    // A pseudonym is nowhere.
+    let place = match flag.veil.form {
+        AddressForm::Pseudonym => Spot::default(),
+        AddressForm::Full | AddressForm::Truncated => places.spot(flag.target.addr()),
+    };
     Sighting { flag, place }
 }
 
@@ -456,6 +532,11 @@ impl Inner {
         now: Timestamp,
     ) -> Result<Option<AutomaticBlock>, ChangeError> {
         let target = suspect.target;
+        if suspect.form != AddressForm::Full {
+            // Whose address it is only a person finds out, and for a reason.
+            self.metrics.automatic_block("veiled");
+            return Ok(None);
+        }
         if self.settings.policy.protection(&target).is_some() {
             self.metrics.automatic_block("protected");
             return Ok(None);
@@ -480,7 +561,7 @@ impl Inner {
         }
         let lifetime = self.settings.policy.next_block(history.of_target);
         let decision =
-            self.block(suspect, lifetime, ACTOR.to_owned(), "decisions.add", now).await?;
+            self.block(suspect, target, lifetime, ACTOR.to_owned(), "decisions.add", now).await?;
         self.metrics.automatic_block("made");
         tracing::info!(
             suspect = suspect.id,
@@ -507,6 +588,28 @@ impl Inner {
         brake.withheld += 1;
     }
 
+    /// Whom a decision about a suspect means.
+    fn behind(&self, suspect: &Suspect, network: Option<IpNet>) -> Result<IpNet, JudgeError> {
+        let veil = suspect.veil();
+        match (veil.form, network) {
+            (AddressForm::Truncated, Some(network)) => {
+                if network.contains(&suspect.target.addr()) {
+                    Ok(network.trunc())
+                } else {
+                    Err(JudgeError::Elsewhere { network, cut: suspect.target.addr() })
+                }
+            }
+            (AddressForm::Truncated, None) => Err(JudgeError::Cut),
+            (_, Some(_)) => Err(JudgeError::NotCut),
+            (AddressForm::Full, None) => Ok(suspect.target),
+            (AddressForm::Pseudonym, None) => {
+                let key = veil.key.ok_or(JudgeError::NoKeyNamed)?;
+                let address = self.keys.reveal(suspect.target.addr(), key);
+                address.map(target_of).ok_or(JudgeError::KeyGone { key })
+            }
+        }
+    }
+
     async fn earlier_blocks(&self, target: &IpNet, now: Timestamp) -> store::Result<u32> {
         Ok(self.state.automatic_blocks(*target, Timestamp::MIN, now).await?.of_target)
     }
@@ -515,6 +618,7 @@ impl Inner {
     async fn block(
         &self,
         suspect: &Suspect,
+        target: IpNet,
         lifetime: Duration,
         actor: Actor,
         action: &'static str,
@@ -524,7 +628,7 @@ impl Inner {
         let rule = leading(&grounds).map_or("unknown", |ground| ground.rule);
         let reason = words::reasons(suspect);
         let new = NewDecision {
-            target: suspect.target,
+            target,
             action: Action::Block,
             origin: Origin::Detector(rule.to_owned()),
             reason: reason.clone(),
@@ -533,7 +637,7 @@ impl Inner {
         let audit = NewAudit {
             actor,
             action,
-            subject: display_target(&suspect.target),
+            subject: display_target(&target),
             detail: format!("block by {} (suspect {}): {reason}", new.origin, suspect.id),
         };
         self.add(new, audit, now).await

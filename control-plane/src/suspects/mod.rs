@@ -16,6 +16,7 @@ pub mod words;
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use ipwarden::privacy::{AddressForm, KeyId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -24,6 +25,7 @@ use crate::detect::policy::Ground;
 use crate::detect::{EVIDENCE_MAX, Evidence, Flag, Severity, Source, combined_score};
 use crate::geo::Spot;
 use crate::model::{DecisionId, target_text};
+use crate::privacy::Veil;
 use crate::store::view::timestamp_of_us;
 
 /// Most reasons of one suspect: more than there are rules. Of more the surest stay.
@@ -75,6 +77,17 @@ pub struct Suspect {
     #[serde(with = "target_text")]
     #[schema(value_type = String, example = "203.0.113.7")]
     pub target: IpNet,
+    /// `full`, `truncated` (the target is the first address of a network) or `pseudonym`.
+    #[serde(
+        default,
+        with = "crate::privacy::form_word",
+        skip_serializing_if = "crate::privacy::is_full"
+    )]
+    #[schema(value_type = String, example = "full")]
+    pub form: AddressForm,
+    /// The id of a pseudonym's key, where the proxy named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// What became of it.
     pub status: Status,
     /// The worst of its reasons: low, medium, high or critical.
@@ -217,6 +230,8 @@ impl Suspect {
         let mut suspect = Self {
             id: 0,
             target: sighting.flag.target,
+            form: sighting.flag.veil.form,
+            key: sighting.flag.veil.key.map(|key| key.to_string()),
             status: Status::Open,
             severity: sighting.flag.severity,
             score: 0.0,
@@ -233,6 +248,12 @@ impl Suspect {
         };
         suspect.absorb(sighting);
         suspect
+    }
+
+    /// What its target is.
+    #[must_use]
+    pub fn veil(&self) -> Veil {
+        Veil { form: self.form, key: self.key.as_deref().and_then(KeyId::from_hex) }
     }
 
     /// Takes one more flag of the same target.
@@ -393,6 +414,7 @@ pub(crate) mod samples {
         let flag = Flag {
             time_us,
             target: ipwarden::address::parse_target(target).unwrap(),
+            veil: Veil::NONE,
             rule: rule.to_owned(),
             severity,
             detail: format!("{rule} at {second}"),

@@ -3,6 +3,7 @@
 use ipwarden::address::display_target;
 
 use super::{Reason, Suspect};
+use crate::privacy::keys::display;
 
 /// Longest reason of a decision, in bytes.
 const REASON_BYTES: usize = 1_000;
@@ -45,10 +46,16 @@ pub fn place(suspect: &Suspect) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
+/// Its target as people read it: `203.0.113.7`, `203.0.113.0 (cut)`, `100.115.72.131@5ab1c0de`.
+#[must_use]
+pub fn target(suspect: &Suspect) -> String {
+    display(&display_target(&suspect.target), suspect.form, suspect.key.as_deref())
+}
+
 /// `suspect 12 (203.0.113.7)`, for the audit log.
 #[must_use]
 pub fn subject(suspect: &Suspect) -> String {
-    format!("suspect {} ({})", suspect.id, display_target(&suspect.target))
+    format!("suspect {} ({})", suspect.id, target(suspect))
 }
 
 fn one_line(text: &str) -> String {

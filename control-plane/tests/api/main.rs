@@ -10,6 +10,7 @@ mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;
 mod operation;
+mod people;
 mod privacy;
 mod regions;
 mod scale;

@@ -15,6 +15,7 @@ fn flag(target: &str, rule: &str, severity: Severity) -> Flag {
     Flag {
         time_us,
         target: ipwarden::address::parse_target(target).unwrap(),
+        veil: ipwarden_control_plane::privacy::Veil::NONE,
         rule: rule.to_owned(),
         severity,
         detail: "12 pages that are not there".to_owned(),

@@ -14,5 +14,6 @@ mod notify;
 mod regions;
 mod replay;
 mod requests;
+mod retention;
 mod suspects;
 mod tokens;

@@ -9,7 +9,7 @@ use crate::cli::fleet::{CLOCK_OFF_MS, SILENT_SECONDS};
 use crate::cli::geo::{in_words, is_stale};
 use crate::cli::place::Found;
 use crate::cli::replies::{Hook, Status};
-use crate::cli::text::{bytes, count, counted, relative, span};
+use crate::cli::text::{bytes, clean, count, counted, relative, span};
 use crate::model::Proxy;
 
 /// Free disk below this is a warning.
@@ -171,6 +171,28 @@ pub(super) fn geo(status: &Status) -> Vec<Check> {
         });
     }
     checks
+}
+
+/// Whether what is old goes, and nothing else.
+pub(super) fn retention(status: &Status) -> Check {
+    if let Some(error) = &status.retention_error {
+        return Check::warn(
+            "retention",
+            format!("the last run did not end: {}", clean(error)),
+            "addresses and records are kept longer than configured: mend what is said, then `ipwarden retention run`",
+        );
+    }
+    match status.retention_capped {
+        0 => Check::ok("retention", "what is old is hidden and deleted every hour"),
+        capped => Check::warn(
+            "retention",
+            format!(
+                "the log was beyond privacy.max_store: {} went before their time",
+                counted(capped, "record", "records")
+            ),
+            "raise privacy.max_store, or shorten a retention",
+        ),
+    }
 }
 
 /// What the policy does by itself.

@@ -147,9 +147,17 @@ async fn service(
         Err(CliError::Refused { status: refused @ (401 | 403), message, .. }) => {
             checks.push(Check::ok("service", format!("answers at {}", client.url())));
             checks.push(judge::refused_token(refused, &message));
-            for name in
-                ["version", "clock", "disk", "ingest", "detection", "notify", "geo", "proxies"]
-            {
+            for name in [
+                "version",
+                "clock",
+                "disk",
+                "ingest",
+                "detection",
+                "retention",
+                "notify",
+                "geo",
+                "proxies",
+            ] {
                 checks.push(Check::skip(name, "needs a token that may read"));
             }
             return (None, true);
@@ -169,6 +177,7 @@ async fn service(
                 "disk",
                 "ingest",
                 "detection",
+                "retention",
                 "notify",
                 "geo",
                 "proxies",
@@ -185,6 +194,7 @@ async fn service(
     checks.push(judge::disk(&status));
     checks.push(judge::ingest(&status));
     checks.push(judge::detection(&status));
+    checks.push(judge::retention(&status));
     match client.hooks().await {
         Ok(found) => checks.extend(judge::hooks(&found.hooks, answered_at)),
         // A service of a version without them.

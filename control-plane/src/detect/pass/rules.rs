@@ -8,6 +8,7 @@ use super::{Settings, robust};
 use crate::detect::forest::Forest;
 use crate::detect::policy::FOREST_RULE;
 use crate::detect::{Flag, Severity, Source, target_of};
+use crate::privacy::Veil;
 use crate::store::rollup::Rollup;
 use crate::store::text::display_bytes;
 use crate::store::{HourRollups, IdentityHour, PastHour};
@@ -108,6 +109,7 @@ fn flag(
     Flag {
         time_us: last_us.max(0).cast_unsigned(),
         target,
+        veil: Veil::NONE,
         rule: rule.to_owned(),
         severity,
         detail,
@@ -376,7 +378,8 @@ mod tests {
 
     fn hour_of(rollups: Vec<(IpNet, Rollup)>) -> HourRollups {
         let requests = rollups.iter().map(|(_, rollup)| rollup.requests).sum();
-        HourRollups { addresses: rollups.len() as u64, requests, rollups, identities: Vec::new() }
+        let addresses = rollups.len() as u64;
+        HourRollups { addresses, requests, rollups, ..HourRollups::default() }
     }
 
     fn found(rollups: &HourRollups, past: &[PastHour]) -> Vec<(String, String)> {

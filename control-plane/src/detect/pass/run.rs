@@ -18,7 +18,8 @@ use crate::detect::policy::Response;
 use crate::geo::{Geo, Places};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::store::{self, LogStore, PassDone, StateStore, StoreError};
+use crate::privacy::keys::Keys;
+use crate::store::{self, HourRollups, LogStore, PassDone, StateStore, StoreError};
 use crate::suspects::judge::{Suspects, sighting};
 
 /// Records of an hour are waited for so long after its end.
@@ -40,6 +41,7 @@ struct Inner {
     rules: InForce,
     clock: Clock,
     metrics: Arc<Metrics>,
+    keys: Keys,
     settings: Settings,
     policy: crate::detect::policy::Policy,
     /// One at a time.
@@ -75,6 +77,7 @@ impl Pass {
         rules: InForce,
         clock: Clock,
         metrics: Arc<Metrics>,
+        keys: Keys,
         detect: &crate::config::Detect,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -85,6 +88,7 @@ impl Pass {
             rules,
             clock,
             metrics,
+            keys,
             settings: detect.pass.clone(),
             policy: detect.policy.clone(),
             turn: tokio::sync::Mutex::default(),
@@ -157,7 +161,8 @@ impl Pass {
         let least = settings.forest_requests.min(settings.hourly_requests.saturating_add(1));
         let rollups = inner.log.rollups(hour, least).await?;
         let targets = rules::compared_targets(&rollups, &settings);
-        let past = inner.log.past_hours(rules::compared_hours(hour), targets.clone()).await?;
+        let names = targets.iter().map(|target| inner.keys.names_of(target.addr())).collect();
+        let past = inner.log.past_hours(rules::compared_hours(hour), names).await?;
         let (addresses, requests) = (rollups.addresses, rollups.requests);
         let geo = inner.geo.current();
         // A second of work must not keep others waiting.
@@ -171,7 +176,16 @@ impl Pass {
                     name: name.unwrap_or_else(|| "an unnamed place".to_owned()),
                 })
             };
-            rules::flags(hour, &rollups, &targets, &past, &settings, &locate)
+            let mut flags = rules::flags(hour, &rollups, &targets, &past, &settings, &locate);
+            // Those that are not as they came, each kind apart: none has a past or a place here.
+            for (veil, list) in rollups.veiled {
+                let (addresses, requests) = (rollups.addresses, rollups.requests);
+                let rollups =
+                    HourRollups { addresses, requests, rollups: list, ..HourRollups::default() };
+                let found = rules::flags(hour, &rollups, &[], &[], &settings, &|_| None);
+                flags.extend(found.into_iter().map(|flag| Flag { veil, ..flag }));
+            }
+            flags
         });
         let mut flags = found
             .await

@@ -26,6 +26,7 @@ use super::rules::matcher::{Match, Scratch};
 use super::rules::{Distinct, GroupBy, Known, Rule, Rules};
 use super::table::{Slot, Table, address_key, asn_key, key_address, network_key};
 use super::{Flag, Observation, Source, target_of};
+use crate::privacy::Veil;
 
 /// Name under which the slow memory flags.
 pub const SLOW_RULE: &str = "slow-probing";
@@ -88,6 +89,8 @@ pub struct Detectors {
     groups: Table,
     scratch: Scratch,
     names: Option<Box<dyn VerifiedNames>>,
+    /// What the addresses are that it is shown.
+    veil: Veil,
     cursor: usize,
     bucket_bytes: usize,
     latest_us: u64,
@@ -117,6 +120,7 @@ impl Detectors {
             groups: Table::new(limits.groups),
             scratch: Scratch::default(),
             names: None,
+            veil: Veil::NONE,
             cursor: 0,
             bucket_bytes: 0,
             latest_us: 0,
@@ -128,6 +132,14 @@ impl Detectors {
     #[must_use]
     pub fn with_names(mut self, names: Box<dyn VerifiedNames>) -> Self {
         self.names = Some(names);
+        self
+    }
+
+    /// For addresses that are not as they came: none of them is known as a crawler's. Whoever
+    /// takes the flags says in them what the addresses are.
+    #[must_use]
+    pub fn veiled(mut self, veil: Veil) -> Self {
+        self.veil = veil;
         self
     }
 
@@ -195,6 +207,22 @@ impl Detectors {
         self.spare(seen.ip, &rules, &mut flags);
         self.figures.flags += flags.len() as u64;
         flags
+    }
+
+    /// Forgets an address: it was erased.
+    pub fn forget(&mut self, ip: IpAddr) {
+        let key = address_key(ip);
+        if let Some(slot) = self.addresses.find(key) {
+            self.bucket_bytes -= slot.bucket_bytes();
+            slot.clear();
+        }
+        for index in 0..self.groups.sets() {
+            for slot in self.groups.set(index) {
+                for bucket in slot.buckets.iter_mut().flat_map(|all| all.iter_mut()) {
+                    bucket.members.retain(|(member, _)| *member != key);
+                }
+            }
+        }
     }
 
     /// Gives what no flag counted yet, and empties all buckets: the end of a log.
@@ -398,7 +426,8 @@ impl Detectors {
 
     /// Takes back the flags of those who are known.
     fn spare(&mut self, ip: IpAddr, rules: &Rules, flags: &mut Vec<Flag>) {
-        if flags.is_empty() || rules.known().is_empty() {
+        // A pseudonym may look like a crawler's address by chance.
+        if flags.is_empty() || rules.known().is_empty() || !self.veil.is_none() {
             return;
         }
         let before = flags.len();
@@ -425,6 +454,7 @@ fn raise(rules: &Rules, key: u64, bucket: &mut Bucket, is_group: bool, flags: &m
     let flag = |key: u64, count: u64| Flag {
         time_us: bucket.at_us,
         target: target_of(key_address(key)),
+        veil: Veil::NONE,
         rule: rule.name.clone(),
         severity: rule.severity,
         detail: detail.clone(),

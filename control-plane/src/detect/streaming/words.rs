@@ -8,6 +8,7 @@ use crate::detect::table::{Slot, key_address};
 use crate::detect::{
     DETAIL_BYTES, EVIDENCE_TEXT_BYTES, Evidence, Flag, Observation, Source, target_of,
 };
+use crate::privacy::Veil;
 
 /// Bytes as text for people: what is not printable is escaped, at most `most` bytes.
 pub(super) fn shown(bytes: &[u8], most: usize) -> String {
@@ -87,6 +88,7 @@ pub(super) fn slow(rules: &Rules, slot: &Slot, time_us: u64) -> Flag {
     Flag {
         time_us,
         target: target_of(key_address(slot.key)),
+        veil: Veil::NONE,
         rule: SLOW_RULE.to_owned(),
         severity: memory.severity,
         detail: format!(

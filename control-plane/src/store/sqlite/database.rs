@@ -72,6 +72,10 @@ pub(super) struct Database {
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// The write-ahead log is cut to this when it has been moved into the file.
 const WAL_LIMIT_BYTES: u32 = 64 * 1024 * 1024;
+/// `auto_vacuum` on demand.
+const INCREMENTAL: i64 = 2;
+/// How long a writer waits for readers before the write-ahead log is emptied later.
+const SETTLE_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 /// Prepared statements kept by a connection.
 const STATEMENTS: usize = 64;
 
@@ -161,6 +165,14 @@ impl Database {
     }
 
     fn prepare_to_write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        // What is deleted is overwritten, and pages that nothing needs can be given back.
+        connection.pragma_update(None, "secure_delete", true)?;
+        let vacuum: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+        if vacuum != INCREMENTAL {
+            connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+            // Of a file that has tables this changes nothing until it is written anew.
+            connection.execute_batch("VACUUM")?;
+        }
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "foreign_keys", true)?;
@@ -233,6 +245,20 @@ impl Database {
 
     fn cannot_open(&self, error: &std::io::Error) -> StoreError {
         StoreError::Unavailable(format!("can't open {}: {error}", self.path.display()))
+    }
+}
+
+/// Moves the write-ahead log into the file and empties it, so that nothing of the past is left
+/// in it. `false` when readers are in the way: try again.
+pub(super) fn settle(connection: &mut Connection) -> Work<bool> {
+    connection.busy_timeout(SETTLE_TIMEOUT)?;
+    let busy: rusqlite::Result<i64> =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    match busy {
+        Ok(busy) => Ok(busy == 0),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -82,6 +82,27 @@ impl<C: Default + Send + 'static> Writer<C> {
     }
 }
 
+impl<C: Send + 'static> Writer<C> {
+    /// Runs `job` on the connection itself, outside of any transaction: for what SQLite does
+    /// not do inside of one. It must leave the tables as they are.
+    pub(super) async fn maintain<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Work<T> + Send + 'static,
+    ) -> Work<T> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job<C> = Box::new(move |connection, _| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| job(connection)))
+                .unwrap_or_else(|_| Err(internal("a job of the writer panicked")));
+            // The caller may have gone.
+            let _ = reply.send(outcome);
+        });
+        let stopped = || internal("the writer has stopped");
+        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        jobs.send(job).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
 impl<C> Drop for Writer<C> {
     /// Waits for the jobs in the queue: after this the file can be opened again.
     fn drop(&mut self) {

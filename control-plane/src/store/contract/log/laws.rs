@@ -163,6 +163,7 @@ pub(super) fn any_query() -> impl Strategy<Value = RecordQuery> {
             let (proxy, country, asn, user_agent, rule) = more;
             RecordQuery {
                 net,
+                form: None,
                 path_prefix,
                 host,
                 method,

@@ -1,5 +1,6 @@
 //! What every [`LogStore`] must do.
 
+mod aging;
 mod laws;
 mod rollups;
 mod stats;
@@ -35,6 +36,13 @@ macro_rules! log_contract {
             identities_are_counted_with_their_places,
             answers_count_what_matches,
             a_span_without_records_counts_nothing,
+            addresses_are_hidden_when_they_are_old_and_nothing_else_changes,
+            a_wrong_clock_of_a_proxy_prolongs_nothing,
+            each_class_is_kept_for_its_own_time,
+            texts_go_with_the_last_record_that_used_them,
+            rollups_grow_old_and_countries_stay,
+            the_oldest_of_a_class_go_first,
+            an_address_is_erased_under_all_its_names,
         );
     };
     ($fixture:ty: $($behaviour:ident,)*) => {
@@ -46,6 +54,13 @@ macro_rules! log_contract {
         )*
     };
 }
+pub(crate) use aging::{
+    a_wrong_clock_of_a_proxy_prolongs_nothing,
+    addresses_are_hidden_when_they_are_old_and_nothing_else_changes,
+    an_address_is_erased_under_all_its_names, each_class_is_kept_for_its_own_time,
+    rollups_grow_old_and_countries_stay, texts_go_with_the_last_record_that_used_them,
+    the_oldest_of_a_class_go_first,
+};
 pub(crate) use laws::{
     a_batch_is_stored_once_in_whatever_order_it_comes, every_query_finds_what_matches,
 };

@@ -1,6 +1,7 @@
 //! Rollups in a [`LogStore`]: every stored record counts, once.
 
 use super::{TIME_US, header, incoming, record};
+use crate::privacy::{Kept, Veil};
 use crate::store::contract::Fixture;
 use crate::store::{IdentitySeen, LogStore};
 use ipwarden::record::Record;
@@ -43,7 +44,8 @@ where
     // A second look changes nothing; only who asked enough is told.
     assert_eq!(store.rollups(HOUR, 13).await.unwrap().rollups.len(), 1);
     assert_eq!(store.rollups(HOUR + 1, 1).await.unwrap().requests, 0);
-    let targets = found.rollups.iter().map(|(target, _)| *target).collect();
+    let name = |ip| vec![Kept { ip, veil: Veil::NONE }];
+    let targets = found.rollups.iter().map(|(target, _)| name(target.addr())).collect();
     let past = store.past_hours(vec![HOUR - 1, HOUR], targets).await.unwrap();
     assert_eq!(past.len(), 1, "hours without records are left out");
     assert_eq!((past[0].hour, past[0].requests), (HOUR, 30));

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rusqlite::{CachedStatement, Transaction, params};
 
 use super::prepared::{Prepared, Row};
-use super::rollups::{Identities, Pending, note_identities};
+use super::rollups::{Countries, Identities, Pending, note_countries, note_identities};
 use super::strings::Strings;
 use super::{hour_of, request_id, streams};
 use crate::geo::Country;
@@ -20,6 +20,13 @@ use crate::store::view::clamped;
 pub(super) struct Cache {
     strings: Strings,
     pub(super) rollups: Pending,
+}
+
+impl Cache {
+    /// Forgets texts that may be gone from the table.
+    pub(super) fn forget_strings(&mut self) {
+        self.strings = Strings::default();
+    }
 }
 
 /// Stores what is new of some batches and notes what their senders report.
@@ -36,17 +43,21 @@ pub(super) fn append(
         strings: &mut cache.strings,
         rollups: &mut cache.rollups,
         identities: Identities::default(),
+        countries: Countries::default(),
+        arrivals: BTreeMap::new(),
         sensitive,
         insert: tx.prepare_cached(INSERT)?,
         hours: BTreeMap::new(),
         next: first,
     };
     let outcomes = batches.iter().map(|batch| call.store(batch)).collect::<Work<Vec<_>>>()?;
-    let Call { hours, next, identities, rollups, .. } = call;
+    let Call { hours, next, identities, countries, arrivals, rollups, .. } = call;
     if next > first {
         tx.execute("UPDATE meta SET next_record = ?1", [next])?;
         widen_hours(tx, &hours)?;
+        note_arrivals(tx, &arrivals)?;
         note_identities(tx, identities)?;
+        note_countries(tx, countries)?;
         rollups.taken(tx, next)?;
     }
     Ok(outcomes)
@@ -54,8 +65,8 @@ pub(super) fn append(
 
 const INSERT: &str = "INSERT INTO records (id, time, ip, verdict, decision, rule, weight, method, \
      host, path, query, status, flags, duration_us, bytes_in, bytes_out, user_agent, request_id, \
-     proxy, country, city, asn) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
-     ?18, ?19, ?20, ?21, ?22)";
+     proxy, country, city, asn, form, key, opted_out) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
+     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
 
 /// One call of `append`.
 struct Call<'c> {
@@ -63,6 +74,9 @@ struct Call<'c> {
     strings: &'c mut Strings,
     rollups: &'c mut Pending,
     identities: Identities,
+    countries: Countries,
+    /// Last number of a record that arrived in an hour of our clock.
+    arrivals: BTreeMap<i64, i64>,
     sensitive: &'c [String],
     insert: CachedStatement<'c>,
     /// First and last number of a record of each hour.
@@ -85,9 +99,14 @@ impl Call<'_> {
             let first_id = self.next;
             for row in &batch.rows {
                 self.insert(batch, row)?;
-                self.rollups.record(batch, row, self.sensitive);
-                self.identities.add(batch, row);
+                if !row.opted_out {
+                    self.rollups.record(batch, row, self.sensitive);
+                    self.identities.add(batch, row);
+                    self.countries.add(row);
+                }
             }
+            let arrived = self.arrivals.entry(hour_of(batch.received_us)).or_default();
+            *arrived = self.next - 1;
             Appended::Stored { first_id }
         };
         let stored = match outcome {
@@ -146,12 +165,26 @@ impl Call<'_> {
             row.country.as_ref().map(Country::as_str),
             city,
             row.asn,
+            row.veil.form as u8,
+            row.veil.key_number(),
+            row.opted_out,
         ])?;
         let ids = self.hours.entry(hour).or_insert((id, id));
         ids.1 = id;
         self.next += 1;
         Ok(())
     }
+}
+
+fn note_arrivals(tx: &Transaction<'_>, arrivals: &BTreeMap<i64, i64>) -> Work<()> {
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO arrivals (hour, last_id) VALUES (?1, ?2) \
+         ON CONFLICT (hour) DO UPDATE SET last_id = excluded.last_id",
+    )?;
+    for (hour, last) in arrivals {
+        statement.execute([hour, last])?;
+    }
+    Ok(())
 }
 
 fn widen_hours(tx: &Transaction<'_>, hours: &BTreeMap<i64, (i64, i64)>) -> Work<()> {

@@ -53,6 +53,12 @@ impl Plan {
         if let Some(net) = query.net {
             of_network(&mut conditions, fold_net(net.trunc()));
         }
+        match query.form {
+            Some(form) => conditions.and("r.form = ?", [Value::Integer(form as i64)]),
+            // A pseudonym is no address: it lies in no network.
+            None if query.net.is_some() => conditions.and("r.form < 2", []),
+            None => {}
+        }
         let texts = [
             ("r.host = ?", &query.host),
             ("r.method = ?", &query.method),

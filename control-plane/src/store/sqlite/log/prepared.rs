@@ -9,6 +9,7 @@ use ipwarden::decisions::Revision;
 use ipwarden::record::Record;
 
 use crate::geo::{Country, Spot};
+use crate::privacy::Veil;
 use crate::store::IncomingBatch;
 use crate::store::view::timestamp_of_us;
 
@@ -48,6 +49,8 @@ impl Span {
 pub(super) struct Row {
     pub time_us: i64,
     pub ip: Option<IpAddr>,
+    pub veil: Veil,
+    pub opted_out: bool,
     pub verdict: u8,
     pub weight: u32,
     pub decision: u32,
@@ -92,7 +95,8 @@ impl Prepared {
         let unknown = Spot::default();
         let places = incoming.places.iter().chain(std::iter::repeat(&unknown));
         for (record, place) in incoming.batch.records.iter().zip(places) {
-            prepared.rows.push(arena.row(record, place, incoming.store_query));
+            let veil = Veil::of(record.form, header.key);
+            prepared.rows.push(arena.row(record, veil, place, incoming.store_query));
         }
         prepared.bytes = arena.0;
         prepared
@@ -117,10 +121,12 @@ impl Arena {
         Span { start, len }
     }
 
-    fn row(&mut self, record: &Record<'_>, place: &Spot, store_query: bool) -> Row {
+    fn row(&mut self, record: &Record<'_>, veil: Veil, place: &Spot, store_query: bool) -> Row {
         Row {
             time_us: timestamp_of_us(record.time_us).as_microsecond(),
             ip: record.ip,
+            veil,
+            opted_out: record.opted_out,
             verdict: record.verdict as u8,
             weight: record.weight,
             decision: record.decision,

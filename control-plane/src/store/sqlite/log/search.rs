@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::strings::Texts;
 use super::{request_id, timestamp};
 use crate::model::StoredRecord;
+use crate::privacy::Veil;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::milliseconds;
 use crate::store::{RecordQuery, flags};
@@ -99,7 +100,7 @@ pub(super) fn holds(tx: &Transaction<'_>, ip: IpAddr) -> Work<bool> {
 
 const FIELDS: &str = "SELECT r.id, r.time, r.ip, r.verdict, r.decision, r.rule, r.weight, \
      r.method, r.host, r.path, r.query, r.status, r.flags, r.duration_us, r.bytes_in, \
-     r.bytes_out, r.user_agent, r.request_id, r.proxy, r.country, r.city, r.asn";
+     r.bytes_out, r.user_agent, r.request_id, r.proxy, r.country, r.city, r.asn, r.form, r.key";
 
 /// A row of [`FIELDS`].
 fn record(tx: &Transaction<'_>, texts: &mut Texts, row: &Row<'_>) -> Work<StoredRecord> {
@@ -113,10 +114,14 @@ fn record(tx: &Transaction<'_>, texts: &mut Texts, row: &Row<'_>) -> Work<Stored
         _ => Some(text(20)?),
     };
     let unsigned = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    let veil = Veil::of_numbers(row.get(22)?, row.get(23)?)
+        .ok_or_else(|| Failure::damaged("a record's address has an unknown form"))?;
     Ok(StoredRecord {
         id: row.get(0)?,
         time: timestamp(row.get(1)?)?,
         ip: address(row.get_ref(2)?)?,
+        form: veil.form,
+        key: veil.key.map(|key| key.to_string()),
         verdict: Verdict::from_code(row.get(3)?)
             .ok_or_else(|| Failure::damaged("a record has an unknown verdict"))?
             .as_str()

@@ -256,6 +256,22 @@ pub(super) fn sweep_texts(tx: &Transaction<'_>) -> Work<()> {
     Ok(())
 }
 
+/// Decisions with exactly a target, live or ended, newest first.
+pub(super) fn all_of_target(
+    tx: &Transaction<'_>,
+    target: &IpNet,
+    most: usize,
+) -> Work<Vec<Decision>> {
+    let sql = format!("{SELECT} WHERE d.target = ?1 ORDER BY d.id DESC LIMIT ?2");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![key::key(target), super::limit(most)])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push(decision(row)?);
+    }
+    Ok(out)
+}
+
 const SELECT_FIELDS: &str =
     "SELECT d.id, d.target, d.tier, o.text, r.text, d.created_at, d.expires_at";
 const JOIN_TEXTS: &str = "JOIN texts o ON o.id = d.origin JOIN texts r ON r.id = d.reason";

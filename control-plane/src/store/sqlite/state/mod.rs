@@ -7,6 +7,7 @@ mod key;
 mod limits;
 mod outbox;
 mod regions;
+mod subjects;
 mod suspects;
 mod tokens;
 
@@ -20,12 +21,15 @@ use jiff::Timestamp;
 use rusqlite::Transaction;
 use rusqlite_migration::M;
 
-use super::database::{Database, Failure, Kind, Work};
+use super::database::{Database, Failure, Kind, Work, settle};
+use super::log::reclaim;
 use super::readers::Readers;
 use super::writer::Writer;
 use crate::limits::{Change, Policy};
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
 use crate::notify::{Backlog, Pending, Subscription};
+use crate::privacy::Kept;
+use crate::store::aging::{AgingState, ErasedState, Step, SubjectState};
 use crate::store::view::time_of_us;
 use crate::store::{
     Added, AutomaticBlock, BlockHistory, DecisionFilter, LimitsChanged, NewAudit, NewToken,
@@ -33,6 +37,8 @@ use crate::store::{
 };
 use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
+/// Pages given back in one transaction: 4 MiB.
+const RECLAIM_PAGES: u64 = 1_000;
 /// A change of more decisions than this gives the writer's cache back afterwards.
 const LARGE_CHANGE: usize = 10_000;
 
@@ -46,6 +52,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/state/004_suspects.sql")),
         M::up(include_str!("../../../../migrations/state/005_notify.sql")),
         M::up(include_str!("../../../../migrations/state/006_regions.sql")),
+        M::up(include_str!("../../../../migrations/state/007_privacy.sql")),
     ],
     // A list of a million is one transaction; were its pages to leave the cache before the
     // commit, it would take twice as long. Given back afterwards.
@@ -350,6 +357,56 @@ impl StateStore for SqliteState {
 
     async fn audit_log(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>> {
         self.readers.read(move |tx| tokens::notes(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl AgingState for SqliteState {
+    async fn sweep_audit(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64> {
+        let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
+        let mut swept = 0;
+        loop {
+            let piece = self.write(move |tx| subjects::sweep_audit(tx, before)).await?;
+            swept += piece;
+            if piece < subjects::SWEEP_LINES {
+                return Ok(swept);
+            }
+        }
+    }
+
+    async fn subject(
+        &self,
+        names: Vec<Kept>,
+        audit_before: Option<i64>,
+        most: usize,
+    ) -> Result<SubjectState> {
+        self.readers.read(move |tx| subjects::held(tx, &names, audit_before, most)).await
+    }
+
+    async fn erase(
+        &self,
+        names: Vec<Kept>,
+        with: String,
+        keep_suspects: bool,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<ErasedState> {
+        self.write(move |tx| {
+            let erased = subjects::erase(tx, &names, keep_suspects, now)?;
+            let redacted = subjects::redact(tx, &names, &with)?;
+            tokens::note(tx, &audit, now)?;
+            Ok(ErasedState { redacted, ..erased })
+        })
+        .await
+    }
+
+    async fn settle(&self) -> Result<bool> {
+        let settled = self.writer.maintain(settle).await;
+        settled.map_err(|failure| self.readers.database().error(failure))
+    }
+
+    async fn reclaim(&self) -> Result<Step> {
+        self.write(|tx| reclaim(tx, RECLAIM_PAGES)).await
     }
 }
 

@@ -10,9 +10,10 @@ use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params, params_from_iter};
 
 use super::{key, limit, outbox, timestamp};
-use crate::detect::Severity;
+use crate::detect::{Flag, Severity};
 use crate::model::{Actor, DecisionId};
 use crate::notify::EventKind;
+use crate::privacy::Veil;
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::clamped;
@@ -25,12 +26,15 @@ pub(super) fn note(
     sightings: &[Sighting],
     now: Timestamp,
 ) -> Work<Vec<Noted>> {
-    let mut targets: BTreeMap<Vec<u8>, Vec<&Sighting>> = BTreeMap::new();
+    let mut targets: BTreeMap<(Vec<u8>, Veil), Vec<&Sighting>> = BTreeMap::new();
     for sighting in sightings {
-        targets.entry(key::key(&sighting.flag.target)).or_default().push(sighting);
+        let Flag { target, veil, .. } = &sighting.flag;
+        targets.entry((key::key(target), *veil)).or_default().push(sighting);
     }
-    let noted: Work<Vec<Noted>> =
-        targets.into_iter().map(|(target, flags)| note_target(tx, &target, &flags, now)).collect();
+    let note = |((target, veil), flags): ((Vec<u8>, Veil), Vec<&Sighting>)| {
+        note_target(tx, &target, veil, &flags, now)
+    };
+    let noted: Work<Vec<Noted>> = targets.into_iter().map(note).collect();
     outbox::bound(tx)?;
     noted
 }
@@ -38,15 +42,22 @@ pub(super) fn note(
 fn note_target(
     tx: &Transaction<'_>,
     target: &[u8],
+    veil: Veil,
     sightings: &[&Sighting],
     now: Timestamp,
 ) -> Work<Noted> {
     // The newest first: an open one, else a confirmed one whose block lasts.
     let sql = format!(
-        "{SELECT} WHERE target = ?1 AND (status = 'open' OR quiet_until > ?2) ORDER BY id DESC"
+        "{SELECT} WHERE target = ?1 AND form = ?3 AND key = ?4 \
+         AND (status = 'open' OR quiet_until > ?2) ORDER BY id DESC"
     );
     let mut statement = tx.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![target, now.as_microsecond()])?;
+    let mut rows = statement.query(params![
+        target,
+        now.as_microsecond(),
+        veil.form as u8,
+        veil.key_number()
+    ])?;
     let (mut present, mut dismissed) = (None, Vec::new());
     while let Some(row) = rows.next()? {
         let found = suspect(row)?;
@@ -88,8 +99,8 @@ fn note_target(
 fn insert(tx: &Transaction<'_>, target: &[u8], suspect: &Suspect, now: Timestamp) -> Work<i64> {
     let mut statement = tx.prepare_cached(
         "INSERT INTO suspects (target, status, severity, score, first_seen, last_seen, \
-             noted_at, country, city, asn, reasons, flags) \
-         VALUES (?1, 'open', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             noted_at, country, city, asn, reasons, flags, form, key) \
+         VALUES (?1, 'open', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     Ok(statement.insert(params![
         target,
@@ -103,6 +114,8 @@ fn insert(tx: &Transaction<'_>, target: &[u8], suspect: &Suspect, now: Timestamp
         suspect.asn,
         json(&suspect.reasons)?,
         clamped(suspect.flags),
+        suspect.veil().form as u8,
+        suspect.veil().key_number(),
     ])?)
 }
 
@@ -145,6 +158,8 @@ pub(super) fn list(tx: &Transaction<'_>, filter: &SuspectFilter) -> Work<(Vec<Su
              UNION SELECT id FROM suspects WHERE target IN ({places}))"
         );
         conditions.and(&either, covering);
+        // A pseudonym is no address: it lies in no network.
+        conditions.and("form < 2", []);
     }
     let total: i64 = tx
         .prepare_cached(&format!("SELECT count(*) FROM suspects WHERE {}", conditions.sql()))?
@@ -167,6 +182,29 @@ pub(super) fn list(tx: &Transaction<'_>, filter: &SuspectFilter) -> Work<(Vec<Su
 pub(super) fn get(tx: &Transaction<'_>, id: i64) -> Work<Option<Suspect>> {
     let mut statement = tx.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
     statement.query_row([id], |row| Ok(suspect(row))).optional()?.transpose()
+}
+
+/// All suspects of exactly a target that is kept so, newest first.
+pub(super) fn of_target(
+    tx: &Transaction<'_>,
+    target: &IpNet,
+    veil: Veil,
+    most: usize,
+) -> Work<Vec<Suspect>> {
+    let sql =
+        format!("{SELECT} WHERE target = ?1 AND form = ?2 AND key = ?3 ORDER BY id DESC LIMIT ?4");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![
+        key::key(target),
+        veil.form as u8,
+        veil.key_number(),
+        limit(most)
+    ])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push(suspect(row)?);
+    }
+    Ok(out)
 }
 
 /// Open suspects with flags of which the policy has not decided, the oldest first.
@@ -337,7 +375,7 @@ fn pass_done(row: &Row<'_>) -> Work<PassDone> {
 }
 
 const SELECT: &str = "SELECT id, target, status, severity, score, first_seen, last_seen, \
-     country, city, asn, reasons, flags, decision, closed_at, closed_by FROM suspects";
+     country, city, asn, reasons, flags, decision, closed_at, closed_by, form, key FROM suspects";
 
 /// The columns of [`SELECT`], each with `prefix`.
 pub(super) fn columns(prefix: &str) -> String {
@@ -357,10 +395,14 @@ pub(super) fn suspect_at(row: &Row<'_>, at: usize) -> Work<Suspect> {
     let reasons: String = row.get(at + 10)?;
     let status: String = row.get(at + 2)?;
     let severity: u8 = row.get(at + 3)?;
+    let veil = Veil::of_numbers(row.get(at + 15)?, row.get(at + 16)?)
+        .ok_or_else(|| Failure::damaged("a suspect's address has an unknown form"))?;
     Ok(Suspect {
         id: row.get(at)?,
         target: key::target(target)
             .ok_or_else(|| Failure::damaged("a suspect has no valid target"))?,
+        form: veil.form,
+        key: veil.key.map(|key| key.to_string()),
         status: Status::from_word(&status)
             .ok_or_else(|| Failure::damaged("a suspect has an unknown status"))?,
         severity: Severity::ALL

@@ -107,7 +107,8 @@ pub(super) fn notes(
     Ok(out)
 }
 
-fn entry(row: &Row<'_>) -> Work<AuditEntry> {
+/// A line as it is read here.
+pub(super) fn entry(row: &Row<'_>) -> Work<AuditEntry> {
     Ok(AuditEntry {
         id: row.get(0)?,
         time: timestamp(row.get(1)?)?,

@@ -99,7 +99,7 @@ fn a_file_of_a_later_version_is_refused() {
     place.edit("PRAGMA user_version = 1000");
     place.refused(
         "store can't be used: {} was written by a later version of ipwarden (schema 1000, this \
-         version knows 6): run that version, or choose another data directory",
+         version knows 7): run that version, or choose another data directory",
     );
 }
 
@@ -164,6 +164,12 @@ async fn a_log_from_before_places_is_taken_and_its_records_have_none() {
          DROP TABLE segment_pieces; ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
          ALTER TABLE records DROP COLUMN asn; DROP TABLE rollups; DROP TABLE site_hours; \
          DROP TABLE identity_hours; ALTER TABLE meta DROP COLUMN rolled_up; \
+         ALTER TABLE records DROP COLUMN form; ALTER TABLE records DROP COLUMN key; \
+         ALTER TABLE records DROP COLUMN opted_out; ALTER TABLE hours DROP COLUMN hidden; \
+         ALTER TABLE hours DROP COLUMN admitted; ALTER TABLE hours DROP COLUMN refused; \
+         ALTER TABLE hours DROP COLUMN sensitive; ALTER TABLE hours DROP COLUMN every; \
+         DROP TABLE arrivals; DROP TABLE country_hours; \
+         ALTER TABLE meta DROP COLUMN rollups_hidden; ALTER TABLE meta DROP COLUMN rollups_from; \
          PRAGMA user_version = 1;",
     );
     let log = SqliteLog::open(&place.path()).unwrap();
