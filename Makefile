@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass ui screenshots seed-demo bench-bodies test-matrix tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass ui screenshots seed-demo bench-bodies test-matrix bench-geo tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ bench-spray: binary module ## measure two million networks against one attacker 
 
 bench-pass: ## measure the detectors, ingest with and without them, and the pass over ten million records
 	cargo run --release -p ipwarden-control-plane --example detect_figures
+bench-geo: binary module ## measure what a known place costs Envoy, beside its own geoip filter
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture a_known_place
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

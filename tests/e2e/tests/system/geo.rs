@@ -270,7 +270,7 @@ fn a_remembered_place_costs_no_host_call() {
 
 #[path = "../../../../control-plane/tests/fixtures/mmdb.rs"]
 #[allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "written for other tests")]
-mod mmdb;
+pub(crate) mod mmdb;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_control_plane_as_the_provider_both_records_have_the_place() {
@@ -422,10 +422,16 @@ fn a_decision_by_region_costs_no_host_call() {
         {"id": 2, "region": "country:GB", "path": "/closed"},
         {"id": 3, "region": "asn:20712", "mode": "shadow"}]}"#;
     let (mut without, mut with) = (worker_in_london("{}"), worker_in_london(regions));
+    let mut calls = Vec::new();
     for client in ["10.0.0.1", "81.2.69.161"] {
         let (plain, judged) = (without.request(client, "/a"), with.request(client, "/a"));
         assert_eq!((judged.status, &judged.calls), (200, &plain.calls), "{client}");
+        calls.push(plain.calls);
     }
+    // What a known place costs: the three headers.
+    let mut told = calls[0].clone();
+    told.insert("proxy_add_header_map_value".to_owned(), 3);
+    assert_eq!(calls[1], told);
     assert_eq!(with.request("81.2.69.161", "/closed/x").status, 403);
     assert_eq!(without.request("81.2.69.161", "/closed/x").status, 200);
 }

@@ -6,6 +6,8 @@ mod detect;
 mod failures;
 mod figures;
 mod geo;
+mod geo_cost;
+mod geo_data;
 mod hostile;
 mod limits;
 mod privacy;
