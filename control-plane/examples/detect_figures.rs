@@ -21,6 +21,7 @@ use ipwarden_control_plane::geo::{Geo, Spot};
 use ipwarden_control_plane::ingest::Ingest;
 use ipwarden_control_plane::live::Live;
 use ipwarden_control_plane::metrics::Metrics;
+use ipwarden_control_plane::privacy::{Kept, Veil};
 use ipwarden_control_plane::store::sqlite::{SqliteLog, SqliteState};
 use ipwarden_control_plane::store::{IncomingBatch, LogStore, PassDone, StateStore};
 use ipwarden_control_plane::suspects::Sighting;
@@ -152,7 +153,11 @@ async fn pass_over(directory: &Path) {
         let (addresses, looked_at) = (rollups.addresses, rollups.rollups.len());
         let targets = pass::compared_targets(&rollups, &settings);
         let hours = pass::compared_hours(HOUR);
-        let past = log.past_hours(hours, targets.clone()).await.expect("they are read");
+        let names = targets
+            .iter()
+            .map(|target| vec![Kept { ip: target.addr(), veil: Veil::NONE }])
+            .collect();
+        let past = log.past_hours(hours, names).await.expect("they are read");
         let nowhere = |_| None;
         let flags = pass::flags(HOUR, &rollups, &targets, &past, &settings, &nowhere);
         let judged = start.elapsed();

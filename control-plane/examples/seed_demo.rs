@@ -18,6 +18,7 @@ use ipwarden_control_plane::clock::Clock;
 use ipwarden_control_plane::config::Config;
 use ipwarden_control_plane::detect::{Evidence, Flag, Severity, Source};
 use ipwarden_control_plane::geo::{Country, Spot};
+use ipwarden_control_plane::privacy::Veil;
 use ipwarden_control_plane::serve::Service;
 use ipwarden_control_plane::store::sqlite::{SqliteLog, SqliteState, size_bytes};
 use ipwarden_control_plane::store::{IncomingBatch, LogStore, StateStore as _};
@@ -162,6 +163,7 @@ async fn suspects(directory: &Path, now: Timestamp) {
         let time_us = (now.as_microsecond() - ago * 60_000_000).unsigned_abs();
         Flag {
             target: target.parse().expect("a target"),
+            veil: Veil::NONE,
             rule: rule.to_owned(),
             severity,
             source,

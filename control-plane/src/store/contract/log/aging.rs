@@ -277,7 +277,7 @@ where
     let fixture = F::fresh().await;
     let store = fixture.open().await;
     let of = |verdict| Record { verdict, ..record() };
-    let pair = vec![of(Verdict::Blocked), of(Verdict::Admitted)];
+    let pair = [of(Verdict::Blocked), of(Verdict::Admitted)];
     append_one(&store, &incoming(header(1, 1), pair.repeat(5))).await;
     let (step, next) = store.forget_oldest(Class::Admitted, 0, 6).await.unwrap();
     assert_eq!((step.done, step.more), (3, true));
