@@ -36,6 +36,8 @@ macro_rules! log_contract {
             identities_are_counted_with_their_places,
             answers_count_what_matches,
             a_span_without_records_counts_nothing,
+            who_opted_out_is_not_counted,
+            a_pseudonym_is_counted_and_is_no_address,
             addresses_are_hidden_when_they_are_old_and_nothing_else_changes,
             a_wrong_clock_of_a_proxy_prolongs_nothing,
             each_class_is_kept_for_its_own_time,
@@ -68,7 +70,10 @@ pub(crate) use log_contract;
 pub(crate) use rollups::{
     every_stored_record_is_rolled_up_once, identities_are_counted_with_their_places,
 };
-pub(crate) use stats::{a_span_without_records_counts_nothing, answers_count_what_matches};
+pub(crate) use stats::{
+    a_pseudonym_is_counted_and_is_no_address, a_span_without_records_counts_nothing,
+    answers_count_what_matches, who_opted_out_is_not_counted,
+};
 
 const TIME_US: u64 = 1_763_827_200_000_000;
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use ipwarden::record::Verdict;
+use ipwarden::privacy::AddressForm;
+use ipwarden::record::{Record, Verdict};
 use proptest::prelude::*;
 
 use super::TIME_US;
 use super::laws::{any_query, any_record, place_of};
-use super::{append_one, everything, header, incoming};
+use super::{append_one, everything, header, incoming, record};
 use crate::model::StoredRecord;
 use crate::store::contract::{Fixture, law};
 use crate::store::stats::{Dimension, Stats, StatsQuery, Totals, VERDICTS, slot_of, slot_start};
@@ -171,4 +172,64 @@ where
     let empty = store.stats(&query).await.unwrap();
     assert_eq!((empty.total, empty.series.len(), empty.before), (Totals::default(), 0, None));
     assert!(!store.tidy().await.unwrap());
+}
+
+pub(crate) async fn who_opted_out_is_not_counted<F>()
+where
+    F: Fixture<Store: LogStore>,
+{
+    let fixture = F::fresh().await;
+    let store = fixture.open().await;
+    let counted = Record { path: b"/counted", ..record() };
+    let opted_out = Record { path: b"/quiet", opted_out: true, ..record() };
+    append_one(&store, &incoming(header(1, 1), vec![counted, opted_out])).await;
+    let from = slot_of(TIME_US as i64);
+    let query = StatsQuery {
+        filter: RecordQuery {
+            since: Some(slot_start(from)),
+            until: Some(slot_start(from + 1)),
+            ..RecordQuery::default()
+        },
+        step_slots: 1,
+        tops: vec![(Dimension::Path, 10)],
+        ..StatsQuery::default()
+    };
+    let quiet = RecordQuery { path_prefix: Some("/quiet".to_owned()), ..query.filter.clone() };
+    // Before and after what makes it fast.
+    for _ in 0..2 {
+        let found = store.stats(&query).await.unwrap();
+        assert_eq!(found.total.verdicts.iter().sum::<u64>(), 1);
+        let paths: Vec<&str> = found.tops[0].rows.iter().map(|row| row.key.as_str()).collect();
+        assert_eq!((paths, found.tops[0].distinct), (vec!["/counted"], 1));
+        let alone = StatsQuery { filter: quiet.clone(), ..query.clone() };
+        assert_eq!(store.stats(&alone).await.unwrap().total, Totals::default());
+        while store.tidy().await.unwrap() {}
+    }
+}
+
+pub(crate) async fn a_pseudonym_is_counted_and_is_no_address<F>()
+where
+    F: Fixture<Store: LogStore>,
+{
+    let fixture = F::fresh().await;
+    let store = fixture.open().await;
+    let hidden = Record { form: AddressForm::Pseudonym, ..record() };
+    append_one(&store, &incoming(header(1, 1), vec![hidden])).await;
+    let from = slot_of(TIME_US as i64);
+    let all = RecordQuery {
+        since: Some(slot_start(from)),
+        until: Some(slot_start(from + 1)),
+        ..RecordQuery::default()
+    };
+    let tops = vec![(Dimension::Address, 10), (Dimension::Network, 10)];
+    let count = |filter| StatsQuery { filter, tops: tops.clone(), ..StatsQuery::default() };
+    let net = record().ip.map(IpNet::from);
+    for _ in 0..2 {
+        let found = store.stats(&count(all.clone())).await.unwrap();
+        assert_eq!(found.total.verdicts.iter().sum::<u64>(), 1);
+        assert!(found.tops.iter().all(|top| top.rows.is_empty()), "{:?}", found.tops);
+        let of = RecordQuery { net, ..all.clone() };
+        assert_eq!(store.stats(&count(of)).await.unwrap().total, Totals::default());
+        while store.tidy().await.unwrap() {}
+    }
 }

@@ -15,9 +15,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Adds what was counted of a value.
+    /// Adds what was counted of a value; without requests there is none.
     #[inline]
     pub(super) fn add(&mut self, value: u128, requests: u64, refused: u64) {
+        if requests == 0 {
+            return;
+        }
         if self.counts.len() >= VALUES && !self.counts.contains_key(&value) {
             self.drop_rare();
         }
