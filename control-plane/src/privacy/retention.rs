@@ -36,6 +36,10 @@ const LOOK: Duration = Duration::from_secs(10);
 const SETTLE_TRIES: u32 = 60;
 /// Pause between them.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
+/// The hourly run writes a log of at most so many bytes anew, which takes a second; of a larger
+/// one copies may stay in unused parts of pages until they are used again, or until an erasure,
+/// which writes it anew whatever it takes.
+const REWRITE_BYTES: u64 = 128 << 20;
 /// A log beyond its cap is cut to this many hundredths of it.
 const CAP_PERCENT: u64 = 95;
 /// The file that says that a run is under way.
@@ -352,7 +356,7 @@ impl Retention {
     /// Those of the stores.
     pub(super) async fn clean(&self) -> Result<bool, RetentionError> {
         let mut run = Run::default();
-        self.0.clean(&mut run).await?;
+        self.0.clean(&mut run, u64::MAX).await?;
         Ok(run.settled)
     }
 }
@@ -461,14 +465,18 @@ impl Inner {
             };
             self.state.audit(audit, now).await?;
         }
-        self.clean(run).await?;
+        // A run that changed nothing left nothing behind.
+        let changed = run.hidden + run.hidden_rollups + run.rollups + run.audit + run.capped;
+        let changed = changed + run.admitted + run.refused + run.sensitive + run.all;
+        self.clean(run, if changed > 0 { REWRITE_BYTES } else { 0 }).await?;
         // The run is at its end; a marker that stays would only ask for one more.
         let _ = std::fs::remove_file(&self.marker);
         Ok(())
     }
 
-    /// Room is given back, and write-ahead logs are emptied.
-    async fn clean(&self, run: &mut Run) -> Result<(), RetentionError> {
+    /// Room is given back, and write-ahead logs are emptied; files of at most `most` bytes are
+    /// written anew.
+    async fn clean(&self, run: &mut Run, most: u64) -> Result<(), RetentionError> {
         self.phase("giving room back");
         let before = self.log.room().await?.bytes;
         loop {
@@ -479,6 +487,13 @@ impl Inner {
             }
         }
         while self.aging.reclaim().await?.more {}
+        if most > 0 {
+            self.phase("writing files anew");
+            self.aging.rewrite().await?;
+            if self.log.room().await?.bytes <= most {
+                self.log.rewrite().await?;
+            }
+        }
         self.phase("emptying write-ahead logs");
         let (mut log, mut state) = (false, false);
         for _ in 0..SETTLE_TRIES {

@@ -174,6 +174,10 @@ pub trait AgingLog: Send + Sync {
     /// Gives some of the room that nothing needs back to the system.
     async fn reclaim(&self) -> Result<Step>;
 
+    /// Writes the tables anew where a store leaves copies of what was moved in unused parts of its
+    /// pages: takes as long as reading and writing all of it, and nothing is stored meanwhile.
+    async fn rewrite(&self) -> Result<()>;
+
     /// Makes sure that nothing that was deleted or changed is left beside the tables (write-ahead
     /// logs and the like). `false` when that is not possible now: try again.
     async fn settle(&self) -> Result<bool>;
@@ -260,6 +264,9 @@ pub trait AgingState: Send + Sync {
         audit: NewAudit,
         now: Timestamp,
     ) -> Result<ErasedState>;
+
+    /// See [`AgingLog::rewrite`].
+    async fn rewrite(&self) -> Result<()>;
 
     /// See [`AgingLog::settle`].
     async fn settle(&self) -> Result<bool>;

@@ -26,6 +26,9 @@ fn let_in(method: &Method, path: &str) -> u16 {
         (_, path) if path.starts_with("/v1/suspects/{id}") => 404,
         ("POST", "/v1/session") => 403,
         ("DELETE", "/v1/session") => 204,
+        ("POST", "/v1/retention/run") => 202,
+        ("POST", "/v1/keys/rotate") => 201,
+        ("DELETE", "/v1/keys/{id}") | ("POST", "/v1/pseudonyms/reveal") => 400,
         ("GET", "/{page}" | "/assets/{file}") => 404,
         _ => 200,
     }

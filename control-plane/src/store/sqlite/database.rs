@@ -248,6 +248,12 @@ impl Database {
     }
 }
 
+/// Writes the file anew. `secure_delete` overwrites what is deleted, but a page that was split
+/// keeps copies of what moved to its neighbour in the part that it does not use.
+pub(super) fn rewrite(connection: &mut Connection) -> Work<()> {
+    Ok(connection.execute_batch("VACUUM")?)
+}
+
 /// Moves the write-ahead log into the file and empties it, so that nothing of the past is left
 /// in it. `false` when readers are in the way: try again.
 pub(super) fn settle(connection: &mut Connection) -> Work<bool> {

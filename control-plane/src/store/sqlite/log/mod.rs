@@ -38,7 +38,7 @@ use rusqlite::Transaction;
 use rusqlite_migration::M;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::database::{Database, Failure, Kind, Work, beside, settle};
+use super::database::{Database, Failure, Kind, Work, beside, rewrite, settle};
 use super::readers::Readers;
 use super::writer::Writer;
 use crate::model::StoredRecord;
@@ -287,6 +287,11 @@ impl AgingLog for SqliteLog {
 
     async fn reclaim(&self) -> Result<Step> {
         self.write(|tx, _, _| aging::reclaim(tx, RECLAIM_PAGES)).await
+    }
+
+    async fn rewrite(&self) -> Result<()> {
+        let rewritten = self.writer.maintain(rewrite).await;
+        rewritten.map_err(|failure| self.readers.database().error(failure))
     }
 
     async fn settle(&self) -> Result<bool> {

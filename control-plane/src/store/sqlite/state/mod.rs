@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use rusqlite::Transaction;
 use rusqlite_migration::M;
 
-use super::database::{Database, Failure, Kind, Work, settle};
+use super::database::{Database, Failure, Kind, Work, rewrite, settle};
 use super::log::reclaim;
 use super::readers::Readers;
 use super::writer::Writer;
@@ -398,6 +398,11 @@ impl AgingState for SqliteState {
             Ok(ErasedState { redacted, ..erased })
         })
         .await
+    }
+
+    async fn rewrite(&self) -> Result<()> {
+        let rewritten = self.writer.maintain(rewrite).await;
+        rewritten.map_err(|failure| self.readers.database().error(failure))
     }
 
     async fn settle(&self) -> Result<bool> {
