@@ -22,7 +22,7 @@ pub const V6_BITS: u8 = 48;
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
         r"(?-u)([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:(?:\.[0-9]{1,3}){3})?",
-        r"|[0-9]{1,3}(?:\.[0-9]{1,3}){3})(/[0-9]{1,3})?"
+        r"|[0-9]{1,3}(?:\.[0-9]{1,3}){3})(?:(/[0-9]{1,3})([0-9A-Fa-f.:]*))?"
     ))
     .unwrap()
 });
@@ -52,10 +52,23 @@ pub fn network(net: IpNet) -> IpNet {
 pub fn text(bytes: &[u8]) -> Cow<'_, [u8]> {
     ADDRESS.replace_all(bytes, |found: &Captures<'_>| {
         let part = |n| found.get(n).and_then(|part| std::str::from_utf8(part.as_bytes()).ok());
-        let (whole, spelled, length) = (part(0), part(1), part(2));
-        masked(spelled.unwrap_or_default(), length)
-            .unwrap_or_else(|| whole.unwrap_or_default().to_owned())
-            .into_bytes()
+        let (whole, spelled, length) = (part(0), part(1).unwrap_or_default(), part(2));
+        // What follows a slash can be the length of a prefix, or the next address.
+        let rest = found.get(2).and_then(|length| {
+            let rest = bytes.get(length.start() + 1..found.get(0)?.end())?;
+            masked(std::str::from_utf8(rest).ok()?, None)
+        });
+        match rest {
+            Some(rest) => {
+                let spelled = masked(spelled, None).unwrap_or_else(|| spelled.to_owned());
+                format!("{spelled}/{rest}")
+            }
+            None => match masked(spelled, length) {
+                Some(masked) => format!("{masked}{}", part(3).unwrap_or_default()),
+                None => whole.unwrap_or_default().to_owned(),
+            },
+        }
+        .into_bytes()
     })
 }
 
@@ -112,6 +125,9 @@ mod tests {
             ("1.2.3.4.5.6.7.8", "1.2.3.0.5.6.7.0"),
             (r"\b203.0.113.7\n", r"\b203.0.113.0\n"),
             ("std::net 12:30", "std::net 12:30"),
+            ("::/203.0.113.7", "::/203.0.113.0"),
+            ("203.0.113.7/198.51.100.7/2001:db8:1:2::7", "203.0.113.0/198.51.100.0/2001:db8:1::"),
+            ("in 203.0.113.7/32.", "in 203.0.113.0/24."),
         ] {
             assert_eq!(shown(before), after, "{before}");
         }

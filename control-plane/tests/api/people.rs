@@ -319,8 +319,10 @@ async fn attack(
         loop {
             let page = running.get("/v1/suspects").await;
             let mut all = page["suspects"].as_array().unwrap().iter();
-            let of_form = |found: &&Value| found["form"].as_str().unwrap_or("full") == word;
-            if let Some(found) = all.find(of_form) {
+            let is_new = |found: &&Value| {
+                found["status"] == "open" && found["form"].as_str().unwrap_or("full") == word
+            };
+            if let Some(found) = all.find(is_new) {
                 return found.clone();
             }
             tokio::task::yield_now().await;
