@@ -56,7 +56,7 @@ async fn stored(system: &System) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the machine to itself: .ci/test runs it alone"]
+#[ignore = "open: after a module is replaced some records are missing in about one run of four"]
 async fn configuration_module_and_envoy_are_replaced_under_load() {
     const RATE: u32 = 500;
     let directory = tempfile::tempdir().expect("a directory");
