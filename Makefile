@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-million bench-block bench-limits bench-spray bench-pass ui screenshots seed-demo bench-bodies test-matrix bench-geo tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-pass bench-bodies ui screenshots seed-demo test-matrix tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,7 @@ module: ## build the filter's module alone
 	@.ci/tools wasi
 	@CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$$(.ci/remap)" \
 	  cargo rustc --lib --crate-type cdylib --profile wasm --target wasm32-wasip1 -p ipwarden
+	@cargo run --quiet -p ipwarden-trim -- $(MODULE)
 	@printf '%s: %s KiB\n' $(MODULE) $$(($$(wc -c < $(MODULE)) / 1024))
 
 images: ## pack the module and the control plane as OCI images, without a daemon (target/images)
@@ -64,7 +65,29 @@ SEED_RECORDS ?= 10000000
 seed-demo: ui ## fill SEED_DIR with SEED_RECORDS synthetic records, and time each view on them
 	cargo run --release -p ipwarden-control-plane --example seed_demo -- $(SEED_DIR) $(SEED_RECORDS)
 
-bench: binary ## measure the service: durable ingest over HTTP, ten thousand waiting polls
+BENCH ?=
+bench: binary module ## what the filter costs Envoy beside its own filters, with budgets (BENCH="--scaling --parts" for more)
+	@.ci/tools envoy
+	E2E_BIN=$(CURDIR)/target/release/ipwarden cargo bench -p ipwarden-e2e --bench filter -- \
+	  --save $(CURDIR)/target/bench.json $(BENCH)
+
+SAVED ?= target/bench.json
+bench-compare: binary module ## the same beside the figures in SAVED, which stay as they are
+	@.ci/tools envoy
+	E2E_BIN=$(CURDIR)/target/release/ipwarden cargo bench -p ipwarden-e2e --bench filter -- \
+	  --compare $(abspath $(SAVED)) $(BENCH)
+
+bench-micro: ## the filter's pure parts, natively
+	cargo bench -p ipwarden --bench micro
+
+bench-vm: binary ## the same parts inside the V8 of a real Envoy
+	@.ci/tools wasi envoy
+	cargo rustc --lib --crate-type cdylib --profile wasm --target wasm32-wasip1 -p ipwarden \
+	  --features figures --target-dir target/figures
+	E2E_BIN=target/release/ipwarden E2E_MODULE=target/figures/wasm32-wasip1/wasm/ipwarden.wasm \
+	  cargo test -p ipwarden-e2e -- --ignored --nocapture the_pure_parts
+
+bench-service: ## the service: durable ingest over HTTP, ten thousand waiting polls
 	cargo bench -p ipwarden-control-plane --bench service
 
 bench-million: binary module ## measure a million decisions in a real Envoy
@@ -75,19 +98,12 @@ bench-block: binary module ## measure the time from a block to its refusal by ev
 	@.ci/tools envoy
 	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture from_a_block
 
-bench-limits: binary module ## measure what a limited request costs Envoy, beside its own local_ratelimit
-	@.ci/tools envoy
-	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture processor_time
-
 bench-spray: binary module ## measure two million networks against one attacker and the table of limits
 	@.ci/tools envoy
 	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture two_million
 
 bench-pass: ## measure the detectors, ingest with and without them, and the pass over ten million records
 	cargo run --release -p ipwarden-control-plane --example detect_figures
-bench-geo: binary module ## measure what a known place costs Envoy, beside its own geoip filter
-	@.ci/tools envoy
-	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e -- --ignored --nocapture a_known_place
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

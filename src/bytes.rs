@@ -179,6 +179,12 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8], max: usize) {
     out.extend_from_slice(bytes);
 }
 
+/// The digits of a number as people write it, without the machinery of formatting.
+pub fn decimal(number: u32) -> impl Iterator<Item = u8> {
+    let length = number.checked_ilog10().unwrap_or(0);
+    (0..=length).rev().map(move |place| b'0' + (number / 10u32.pow(place) % 10) as u8)
+}
+
 /// FNV-1a, for names of a configuration: they are not hostile.
 #[must_use]
 pub fn fnv1a(bytes: &[u8]) -> u64 {
@@ -230,6 +236,12 @@ mod tests {
         use proptest::prelude::*;
 
         proptest! {
+            #[test]
+            fn decimals_read_as_they_are_written(number: u32) {
+                let digits: Vec<u8> = decimal(number).collect();
+                prop_assert_eq!(digits, number.to_string().into_bytes());
+            }
+
             #[test]
             fn numbers_round_trip(wide: u128, narrow: u64, signed: i64) {
                 let mut out = Vec::new();

@@ -10,7 +10,9 @@ use core::time::Duration;
 use serde_json::json;
 
 use crate::config::{self, Config, OnStart, Records};
-use crate::decisions::replica::{Answer as PollAnswer, Follower, Outcome, Refresh, Replicator};
+use crate::decisions::replica::{
+    Answer as PollAnswer, Follower, Outcome, Refresh, Replicator, TakePolicy,
+};
 use crate::decisions::{Action, DecisionId, POLL_PATH, Revision, UnixSeconds};
 use crate::geo::regions::{self, Hit};
 use crate::geo::{self, Geo, Located, localize};
@@ -23,11 +25,11 @@ use crate::privacy::{self, disguise::Disguise};
 use crate::record::buffer::{Buffer, Cause, Policy, Requester};
 use crate::record::delivery::{self, Answer as ShipAnswer, Delivery, Identity, Shipment};
 use crate::record::{Record, Verdict};
-use crate::refusal::{self, Refusal, Response, ratelimit_headers};
+use crate::refusal::{Replies, Reply, Response, ratelimit_headers};
 use crate::shared::SharedData;
 
-/// Frames of a snapshot worked off in one tick: a few milliseconds of the worker's time.
-const FRAMES_PER_TICK: u32 = 4;
+/// Frames of a snapshot that a tick makes part of a table, while requests wait.
+const FRAMES_PER_TICK: u32 = 1;
 /// A worker that waits for its first request tries to load this often before it lets the
 /// request pass: the head may change while it reads.
 const FIRST_LOAD_TRIES: u32 = 3;
@@ -225,6 +227,8 @@ pub struct Ticked {
     pub damaged: bool,
     /// A policy of the control plane came into force.
     pub policy: bool,
+    /// A poll that brought a large snapshot is over: the snapshot was taken in steps.
+    pub polled: Option<Outcome>,
     /// How full the table of buckets is, now and then.
     pub fill: Option<Fill>,
     /// Look-ups that were given up because no answer ever came.
@@ -253,6 +257,7 @@ pub struct Engine {
     limiter: Limiter,
     geo: Option<Geo>,
     regions: regions::Rules,
+    replies: Replies,
     buffer: Buffer,
     delivery: Delivery,
     report: Report,
@@ -299,6 +304,7 @@ impl Engine {
             ),
             geo: config.geo.clone().map(|settings| Geo::new(settings, worker.id)),
             regions: regions::Rules::default(),
+            replies: Replies::new(config.decisions.refuse_status, config.decisions.contact.clone()),
             report: Report::default(),
             next_fill_us: 0,
             buffer,
@@ -495,43 +501,39 @@ impl Engine {
 
     /// What the client of a request that is refused or redirected is told, for these `accept`
     /// and `content-type` headers; `None` for one that goes on.
-    #[must_use]
     pub fn reply(
-        &self,
+        &mut self,
         judgement: &Judgement,
         accept: &[u8],
         content_type: &[u8],
-    ) -> Option<Response> {
-        let standings: Vec<Standing<'_>>;
-        let refusal = match judgement {
+    ) -> Option<Reply<'_>> {
+        let replies = &mut self.replies;
+        Some(match judgement {
             Judgement::Admit | Judgement::Wait => return None,
             Judgement::Redirect(redirect) if redirect.is_shadow => return None,
-            Judgement::Redirect(redirect) => {
-                return Some(Response {
-                    status: 302,
-                    headers: vec![
-                        ("location", redirect.location.clone()),
-                        ("vary", localize::VARY.to_owned()),
-                        ("cache-control", "private, no-store".to_owned()),
-                    ],
-                    body: Vec::new(),
-                    grpc_status: None,
-                });
-            }
+            Judgement::Redirect(redirect) => replies.other(Response {
+                status: 302,
+                headers: vec![
+                    ("location", redirect.location.clone()),
+                    ("vary", localize::VARY.to_owned()),
+                    ("cache-control", "private, no-store".to_owned()),
+                ],
+                body: Vec::new(),
+                grpc_status: None,
+            }),
             Judgement::Region(regional) if regional.hit.mode == Mode::Shadow => return None,
             Judgement::Block(_) | Judgement::Region(_) => {
-                Refusal::blocked(self.config.decisions.refuse_status, judgement.decision())
+                replies.blocked(judgement.decision(), accept, content_type)
             }
-            Judgement::Unready => Refusal::unready(),
+            Judgement::Unready => replies.unready(accept, content_type),
             Judgement::Limit(ruling) if ruling.outcome != LimitOutcome::Refused => return None,
             Judgement::Limit(ruling) => {
-                standings = ruling.standings().collect();
+                let standings: Vec<Standing<'_>> = ruling.standings().collect();
                 let grpc = ruling.limit().map(|limit| limit.grpc_status);
-                Refusal::limited(&standings, grpc.unwrap_or(GrpcStatus::ResourceExhausted))
+                let grpc = grpc.unwrap_or(GrpcStatus::ResourceExhausted);
+                replies.limited(&standings, grpc, accept, content_type)
             }
-        };
-        let contact = self.config.decisions.contact.as_deref();
-        Some(refusal::respond(&refusal, accept, content_type, contact))
+        })
     }
 
     /// Adds a refused request to a flood already known. `true`: its details are not needed.
@@ -567,6 +569,11 @@ impl Engine {
     ) -> Ticked {
         self.buffer.tick(now_us);
         let mut ticked = Ticked::default();
+        if self.replicator.is_importing() {
+            ticked.polled =
+                self.polled(|replicator, take| replicator.advance(now_us / 1_000, shared, take));
+            ticked.loading = self.replicator.is_importing();
+        }
         if !self.awake {
             return ticked;
         }
@@ -677,23 +684,11 @@ impl Engine {
                     400..=499 if status != 408 && status != 429 => PollAnswer::Refused,
                     _ => PollAnswer::Failed,
                 };
-                let limiter = &mut self.limiter;
-                let mut take_policy = |shared: &mut dyn SharedData, payload: &[u8], done: u64| {
-                    let policy = config::check_policy(payload).ok()?;
-                    limiter.apply(&policy);
-                    Some(limiter.reset(shared, &policy.resets, done))
-                };
                 let now_ms = now_us / 1_000;
-                let outcome =
-                    self.replicator.answered(id, now_ms, shared, answer, &mut take_policy);
-                self.report.reachable = matches!(
-                    outcome,
-                    Outcome::Snapshot(_) | Outcome::Delta(_) | Outcome::Unchanged
-                );
-                // It may have forgotten what it was told.
-                if !self.report.reachable {
-                    self.report.term = 0;
-                }
+                let outcome = self.polled(|replicator, take| {
+                    Some(replicator.answered(id, now_ms, shared, answer, take))
+                });
+                let outcome = outcome.unwrap_or(Outcome::Unexpected);
                 Event::Polled(outcome)
             }
             CallId::Ship(ticket) => {
@@ -717,6 +712,30 @@ impl Engine {
                 Event::Located(geo.answered(shared, id, status, body, now_us / 1_000))
             }
         }
+    }
+
+    /// Lets the replicator take what a poll brought, and notes whether the control plane is
+    /// there.
+    fn polled(
+        &mut self,
+        take: impl FnOnce(&mut Replicator, TakePolicy<'_>) -> Option<Outcome>,
+    ) -> Option<Outcome> {
+        let limiter = &mut self.limiter;
+        let mut take_policy = |shared: &mut dyn SharedData, payload: &[u8], done: u64| {
+            let policy = config::check_policy(payload).ok()?;
+            limiter.apply(&policy);
+            Some(limiter.reset(shared, &policy.resets, done))
+        };
+        let outcome = take(&mut self.replicator, &mut take_policy)?;
+        self.report.reachable = matches!(
+            outcome,
+            Outcome::Snapshot(_) | Outcome::Delta(_) | Outcome::Importing | Outcome::Unchanged
+        );
+        // It may have forgotten what it was told.
+        if !self.report.reachable {
+            self.report.term = 0;
+        }
+        Some(outcome)
     }
 
     fn next_lookup(&mut self, shared: &mut dyn SharedData, now_us: u64) -> Option<Call> {
@@ -1067,7 +1086,9 @@ mod tests {
             (Verdict::Blocked, 9, &b"country:FR"[..])
         );
         let reply = worker.reply(&refused, b"", b"").unwrap();
-        assert_eq!(reply, worker.reply(&Judgement::Block(9), b"", b"").unwrap());
+        let told = (reply.status, reply.headers.to_vec(), reply.body.to_vec());
+        let reply = worker.reply(&Judgement::Block(9), b"", b"").unwrap();
+        assert_eq!(told, (reply.status, reply.headers.to_vec(), reply.body.to_vec()));
         let shadow = judge(&mut worker, &mut shared, ip("81.2.69.160"), "/", 0);
         assert_eq!((shadow.verdict(), shadow.decision()), (Verdict::Shadow, 10));
         assert!(worker.reply(&shadow, b"", b"").is_none() && !shadow.awaits_response());

@@ -38,6 +38,9 @@ pub const POLL_GIVE_UP_MS: u64 = (POLL_WAIT_SECONDS + 15) * 1_000;
 pub const BACKOFF_MS: (u64, u64) = (200, 5_000);
 /// Longest pause after a poll that was refused (a wrong token does not mend itself).
 pub const BACKOFF_REFUSED_MS: u64 = 30_000;
+/// Frames of a snapshot that the leader takes in one callback: more would keep requests
+/// waiting. A larger snapshot comes in steps ([`Replicator::advance`]).
+pub const FRAMES_AT_ONCE: u32 = 2;
 /// A log chunk is closed when it reaches this.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Past this length of the log the leader asks for a new snapshot.
@@ -196,6 +199,8 @@ pub enum Outcome {
     Snapshot(Revision),
     /// A delta was appended.
     Delta(Revision),
+    /// A large snapshot arrived: [`Replicator::advance`] takes it from here.
+    Importing,
     /// Nothing newer.
     Unchanged,
     /// The control plane refused or did not answer; tried again later.
@@ -233,7 +238,28 @@ pub struct Replicator {
     want_snapshot: bool,
     takeovers: u64,
     policies_refused: u64,
+    import: Option<Import>,
     scratch: Vec<u8>,
+}
+
+/// A snapshot on its way into shared data, a few frames a step.
+#[derive(Debug)]
+struct Import {
+    body: Vec<u8>,
+    steps: wire::Steps,
+    writing: Writing,
+    /// The head that the work started from.
+    cas: Option<Cas>,
+    poll_since_ms: u64,
+}
+
+/// Writes a snapshot's frames into the slot that is not in use.
+#[derive(Debug)]
+struct Writing {
+    /// Makes them valid, once it is written.
+    next: Head,
+    /// The last entry so far.
+    last: Option<Entry>,
 }
 
 impl Replicator {
@@ -252,6 +278,7 @@ impl Replicator {
             want_snapshot: false,
             takeovers: 0,
             policies_refused: 0,
+            import: None,
             scratch: Vec::new(),
         }
     }
@@ -340,16 +367,61 @@ impl Replicator {
             _ => return Outcome::Unexpected,
         };
         let outcome = match answer {
-            Answer::Message(bytes) => self.take_message(now_ms, shared, bytes, take_policy),
+            Answer::Message(bytes) => {
+                self.import = None;
+                let poll = PollState::InFlight { id, since_ms };
+                match self.begin_import(now_ms, shared, bytes, poll) {
+                    Some(outcome) => outcome,
+                    None => self.take_message(now_ms, shared, bytes, take_policy),
+                }
+            }
             Answer::Unchanged => Outcome::Unchanged,
             Answer::Refused => Outcome::Unreachable { refused: true },
             Answer::Failed => Outcome::Unreachable { refused: false },
         };
+        self.pause_after(outcome, now_ms, since_ms);
+        outcome
+    }
+
+    /// Whether a large snapshot is being taken in steps.
+    #[must_use]
+    pub const fn is_importing(&self) -> bool {
+        self.import.is_some()
+    }
+
+    /// Takes the next few frames of a large snapshot. What became of it, once it is over.
+    pub fn advance(
+        &mut self,
+        now_ms: u64,
+        shared: &mut dyn SharedData,
+        take_policy: TakePolicy<'_>,
+    ) -> Option<Outcome> {
+        let mut import = self.import.take()?;
+        let since_ms = import.poll_since_ms;
+        let outcome = if !self.leads {
+            Outcome::Superseded
+        } else {
+            match import.take_frames(&self.keys, shared) {
+                Ok(false) => {
+                    self.import = Some(import);
+                    return None;
+                }
+                Ok(true) => self.end_import(&import, shared, take_policy),
+                Err(error) => self.not_written(error),
+            }
+        };
+        self.pause_after(outcome, now_ms, since_ms);
+        Some(outcome)
+    }
+
+    fn pause_after(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64) {
         let pause_ms = match outcome {
             Outcome::Snapshot(_) | Outcome::Delta(_) => {
                 self.backoff.reset();
                 0
             }
+            // The poll is not over: nothing else is asked for meanwhile.
+            Outcome::Importing => return,
             Outcome::Unchanged => {
                 self.backoff.reset();
                 // An answer "nothing new" that does not take its time would make us spin.
@@ -363,7 +435,6 @@ impl Replicator {
             Outcome::Superseded | Outcome::Unexpected => self.backoff.spread(LEASE_CHECK_MS),
         };
         self.poll = PollState::Idle { not_before_ms: now_ms + pause_ms };
-        outcome
     }
 
     /// Gives the lease back, so that another worker need not wait for its end.
@@ -436,10 +507,9 @@ impl Replicator {
             Ok(body) => body,
             Err(error) => return Outcome::Bad(error),
         };
-        let policy = match (!body.rest.is_empty()).then(|| policy::decode(body.rest)).transpose() {
+        let policy = match read_policy(body.rest) {
             Ok(policy) => policy,
-            Err(policy::DecodeError::NotLimits) => return Outcome::Bad(DecodeError::NotDecisions),
-            Err(error) => return Outcome::BadPolicy(error),
+            Err(outcome) => return outcome,
         };
         // We may have slept past the lease; only its holder writes.
         self.check_lease(now_ms, shared);
@@ -468,26 +538,98 @@ impl Replicator {
                 return Outcome::Superseded;
             }
         };
-        let written = written.and_then(|head| match &policy {
-            Some(policy) => self.write_policy(shared, policy, head, take_policy),
-            None => Ok(head),
-        });
-        // The head is written last: only now does anybody look at the rest.
-        let published = written.and_then(|next| {
-            shared.set(&self.keys.head, &next.encode(), cas)?;
-            Ok(next)
-        });
-        match published {
-            Ok(next) if kind == Some(Kind::Snapshot) => {
-                self.want_snapshot = false;
-                Outcome::Snapshot(next.revision())
-            }
+        let written = written.and_then(|head| self.publish(shared, policy, head, cas, take_policy));
+        match written {
+            Ok(next) if kind == Some(Kind::Snapshot) => self.snapshot_written(next),
             Ok(next) => {
                 self.want_snapshot |= next.log_bytes > LOG_SOFT_BYTES;
                 Outcome::Delta(next.revision())
             }
-            Err(WriteError::Decode(error)) => Outcome::Bad(error),
-            Err(WriteError::Shared) => Outcome::Superseded,
+            Err(error) => self.not_written(error),
+        }
+    }
+
+    /// Starts to take a snapshot in steps; `None` for a body that is taken at once.
+    fn begin_import(
+        &mut self,
+        now_ms: u64,
+        shared: &mut dyn SharedData,
+        bytes: &[u8],
+        poll: PollState,
+    ) -> Option<Outcome> {
+        let steps = wire::Steps::begin(bytes).ok()?;
+        if steps.header.kind != Kind::Snapshot || steps.header.frames <= FRAMES_AT_ONCE {
+            return None;
+        }
+        self.check_lease(now_ms, shared);
+        if !self.leads {
+            return Some(Outcome::Superseded);
+        }
+        let Ok((head, cas)) = self.read_head(shared) else { return Some(Outcome::Superseded) };
+        let PollState::InFlight { since_ms: poll_since_ms, .. } = poll else {
+            return Some(Outcome::Unexpected);
+        };
+        let writing = Writing::start(&steps.header, head);
+        self.import = Some(Import { body: bytes.to_vec(), steps, writing, cas, poll_since_ms });
+        Some(Outcome::Importing)
+    }
+
+    /// All frames of a snapshot are written: what follows them in the body, then the head.
+    fn end_import(
+        &mut self,
+        import: &Import,
+        shared: &mut dyn SharedData,
+        take_policy: TakePolicy<'_>,
+    ) -> Outcome {
+        let rest = import.steps.rest(&import.body);
+        let (then, rest) = match wire::decode_rest(&import.steps.header, rest) {
+            Ok(rest) => rest,
+            Err(error) => return Outcome::Bad(error),
+        };
+        let policy = match read_policy(rest) {
+            Ok(policy) => policy,
+            Err(outcome) => return outcome,
+        };
+        let next = import.writing.next;
+        let written = self
+            .clear_beyond(shared, &next)
+            .and_then(|()| match &then {
+                Some(delta) => self.append_delta(shared, delta, next),
+                None => Ok(next),
+            })
+            .and_then(|head| self.publish(shared, policy, head, import.cas, take_policy));
+        match written {
+            Ok(next) => self.snapshot_written(next),
+            Err(error) => self.not_written(error),
+        }
+    }
+
+    /// Writes the policy, then the head, last: only now does anybody look at the rest.
+    fn publish(
+        &mut self,
+        shared: &mut dyn SharedData,
+        policy: Option<policy::Message<'_>>,
+        head: Head,
+        cas: Option<Cas>,
+        take_policy: TakePolicy<'_>,
+    ) -> Result<Head, WriteError> {
+        let next = match policy {
+            Some(policy) => self.write_policy(shared, &policy, head, take_policy)?,
+            None => head,
+        };
+        shared.set(&self.keys.head, &next.encode(), cas)?;
+        Ok(next)
+    }
+
+    const fn snapshot_written(&mut self, next: Head) -> Outcome {
+        self.want_snapshot = false;
+        Outcome::Snapshot(next.revision())
+    }
+
+    const fn not_written(&self, error: WriteError) -> Outcome {
+        match error {
+            WriteError::Decode(error) => Outcome::Bad(error),
+            WriteError::Shared => Outcome::Superseded,
         }
     }
 
@@ -520,45 +662,17 @@ impl Replicator {
         message: &wire::Message<'_>,
         head: Option<Head>,
     ) -> Result<Head, WriteError> {
-        // Payloads are decoded once before anything is written: a worker must never find
-        // a set that it can't read where the head says there is one. Inside a frame the
-        // decoder checks the order; between two frames it is checked here.
-        let mut before: Option<Entry> = None;
+        let mut writing = Writing::start(&message.header, head);
         for frame in &message.frames {
-            let (mut first, mut last) = (None, before);
-            frame.entries(|entry| {
-                first.get_or_insert(entry);
-                last = Some(entry);
-            })?;
-            if let (Some(before), Some(first)) = (before, first)
-                && before.sort_key() >= first.sort_key()
-            {
-                return Err(WriteError::Decode(DecodeError::Unsorted));
-            }
-            before = last;
+            writing.put(&self.keys, shared, frame)?;
         }
-        let generation = head.map_or(0, |head| head.generation.wrapping_add(1));
-        let next = Head {
-            epoch: message.header.revision.epoch,
-            generation,
-            snapshot: message.header.revision.number,
-            frames: message.header.frames,
-            entries: message.header.entries,
-            last_chunk: 0,
-            last_chunk_bytes: 0,
-            log_bytes: 0,
-            number: message.header.revision.number,
-            // Another control plane numbers its policies and resets on its own.
-            policy: head.map_or(0, |head| head.policy),
-            resets: head
-                .filter(|head| head.epoch == message.header.revision.epoch)
-                .map_or(0, |head| head.resets),
-        };
-        for frame in &message.frames {
-            shared.set(&self.keys.snapshot(next.slot(), frame.index), frame.bytes, None)?;
-        }
-        // A larger set stood in this slot before: its memory is given back, as far as a
-        // map without deletion allows.
+        self.clear_beyond(shared, &writing.next)?;
+        Ok(writing.next)
+    }
+
+    /// A larger set stood in this slot before: its memory is given back, as far as a map
+    /// without deletion allows.
+    fn clear_beyond(&mut self, shared: &mut dyn SharedData, next: &Head) -> Result<(), WriteError> {
         for index in next.frames.. {
             let key = self.keys.snapshot(next.slot(), index);
             if shared.get(&key, &mut self.scratch)?.is_none() || self.scratch.is_empty() {
@@ -566,7 +680,7 @@ impl Replicator {
             }
             shared.set(&key, &[], None)?;
         }
-        Ok(next)
+        Ok(())
     }
 
     /// Appends the frames of a delta to the log; returns the head that will make them valid.
@@ -607,6 +721,81 @@ impl Replicator {
         next.number = message.header.revision.number;
         Ok(next)
     }
+}
+
+impl Import {
+    /// Takes [`FRAMES_AT_ONCE`] frames. Whether those were the last.
+    fn take_frames(
+        &mut self,
+        keys: &Keys,
+        shared: &mut dyn SharedData,
+    ) -> Result<bool, WriteError> {
+        for _ in 0..FRAMES_AT_ONCE {
+            match self.steps.next(&self.body)? {
+                Some(frame) => self.writing.put(keys, shared, &frame)?,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Writing {
+    fn start(header: &wire::Header, head: Option<Head>) -> Self {
+        let generation = head.map_or(0, |head| head.generation.wrapping_add(1));
+        let next = Head {
+            epoch: header.revision.epoch,
+            generation,
+            snapshot: header.revision.number,
+            frames: header.frames,
+            entries: header.entries,
+            last_chunk: 0,
+            last_chunk_bytes: 0,
+            log_bytes: 0,
+            number: header.revision.number,
+            // Another control plane numbers its policies and resets on its own.
+            policy: head.map_or(0, |head| head.policy),
+            resets: head
+                .filter(|head| head.epoch == header.revision.epoch)
+                .map_or(0, |head| head.resets),
+        };
+        Self { next, last: None }
+    }
+
+    /// Writes one frame. It is decoded before: a worker must never find a set that it can't
+    /// read where the head says there is one. Inside a frame the decoder checks the order;
+    /// between two frames it is checked here.
+    fn put(
+        &mut self,
+        keys: &Keys,
+        shared: &mut dyn SharedData,
+        frame: &wire::Frame<'_>,
+    ) -> Result<(), WriteError> {
+        let (mut first, mut last) = (None, self.last);
+        frame.entries(|entry| {
+            first.get_or_insert(entry);
+            last = Some(entry);
+        })?;
+        if let (Some(before), Some(first)) = (self.last, first)
+            && before.sort_key() >= first.sort_key()
+        {
+            return Err(WriteError::Decode(DecodeError::Unsorted));
+        }
+        self.last = last;
+        shared.set(&keys.snapshot(self.next.slot(), frame.index), frame.bytes, None)?;
+        Ok(())
+    }
+}
+
+/// What follows the decisions in a body: a message about limits, or nothing.
+fn read_policy(rest: &[u8]) -> Result<Option<policy::Message<'_>>, Outcome> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    policy::decode(rest).map(Some).map_err(|error| match error {
+        policy::DecodeError::NotLimits => Outcome::Bad(DecodeError::NotDecisions),
+        error => Outcome::BadPolicy(error),
+    })
 }
 
 #[derive(Debug)]

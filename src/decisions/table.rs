@@ -7,7 +7,7 @@
 //! expiry are decided at the moment of the request, so an allow that ends uncovers the
 //! block below it without any message from the control plane.
 //!
-//! An entry costs 16 bytes for IPv4 (four columns of `u32`), 20 for IPv6 up to /64, 28 for
+//! An entry costs 16 bytes for IPv4 (where it starts, and three more `u32`), 20 for IPv6 up to /64, 28 for
 //! longer prefixes, plus a first-level index of 256 KiB once there are enough IPv4 entries.
 //!
 //! Changes do not touch the base: an addition goes to a small level beside it, a removal
@@ -293,6 +293,14 @@ bits!(u32: 0, u64: 0, u128: 64);
 #[derive(Debug, Clone, Copy)]
 struct Meta(u32);
 
+/// Everything of an entry but where it starts.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    meta: Meta,
+    expires: UnixSeconds,
+    id: DecisionId,
+}
+
 /// "No parent". The last entry can be nobody's parent, so this index is never needed.
 const NO_PARENT: u32 = (1 << 23) - 1;
 
@@ -331,9 +339,9 @@ const INDEX_SLOTS: usize = 1 << 16;
 #[derive(Debug)]
 struct Column<B> {
     starts: Vec<B>,
-    metas: Vec<Meta>,
-    expires: Vec<UnixSeconds>,
-    ids: Vec<DecisionId>,
+    /// Beside one another: a look-up that gets this far needs all of them, and each place in
+    /// a large set is a cache miss.
+    rests: Vec<Rest>,
     /// For each first 16 bits, how many entries start below them. Empty when not worth it.
     first: Vec<u32>,
     /// While building: entries that may still contain the next one.
@@ -342,31 +350,22 @@ struct Column<B> {
 
 impl<B> Default for Column<B> {
     fn default() -> Self {
-        Self {
-            starts: Vec::new(),
-            metas: Vec::new(),
-            expires: Vec::new(),
-            ids: Vec::new(),
-            first: Vec::new(),
-            open: Vec::new(),
-        }
+        Self { starts: Vec::new(), rests: Vec::new(), first: Vec::new(), open: Vec::new() }
     }
 }
 
 impl<B: Bits> Column<B> {
     fn reserve(&mut self, entries: usize) {
         self.starts.reserve_exact(entries);
-        self.metas.reserve_exact(entries);
-        self.expires.reserve_exact(entries);
-        self.ids.reserve_exact(entries);
+        self.rests.reserve_exact(entries);
     }
 
     fn push(&mut self, start: B, prefix_len: u8, entry: &Entry) {
         let index = self.starts.len() as u32;
         while let Some(&candidate) = self.open.last() {
             let contains =
-                match (self.starts.get(candidate as usize), self.metas.get(candidate as usize)) {
-                    (Some(&above), Some(meta)) => {
+                match (self.starts.get(candidate as usize), self.rests.get(candidate as usize)) {
+                    (Some(&above), Some(Rest { meta, .. })) => {
                         meta.prefix_len::<B>() <= prefix_len
                             && above.same_prefix(start, u32::from(meta.prefix_len::<B>()))
                     }
@@ -379,9 +378,8 @@ impl<B: Bits> Column<B> {
         }
         let parent = self.open.last().copied().unwrap_or(NO_PARENT);
         self.starts.push(start);
-        self.metas.push(Meta::new::<B>(parent, prefix_len, entry.tier));
-        self.expires.push(entry.expires_at);
-        self.ids.push(entry.id);
+        let meta = Meta::new::<B>(parent, prefix_len, entry.tier);
+        self.rests.push(Rest { meta, expires: entry.expires_at, id: entry.id });
         self.open.push(index);
     }
 
@@ -422,7 +420,8 @@ impl<B: Bits> Column<B> {
             None => return,
         };
         loop {
-            let (Some(&start), Some(&meta)) = (self.starts.get(index), self.metas.get(index))
+            let (Some(&start), Some(&Rest { meta, expires, id })) =
+                (self.starts.get(index), self.rests.get(index))
             else {
                 return;
             };
@@ -434,11 +433,7 @@ impl<B: Bits> Column<B> {
                 let better = best.is_none_or(|best| {
                     tier < best.tier || (tier == best.tier && prefix_len > best.prefix_len)
                 });
-                if better
-                    && let Some(&expires) = self.expires.get(index)
-                    && (expires == NEVER || now < expires)
-                    && let Some(&id) = self.ids.get(index)
-                {
+                if better && (expires == NEVER || now < expires) {
                     *best = Some(Match { tier, prefix_len, id });
                 }
             }
@@ -456,10 +451,11 @@ impl<B: Bits> Column<B> {
             if self.starts.get(index) != Some(&start) {
                 break;
             }
-            let same = self.ids.get(index) == Some(&id)
-                && self.metas.get(index).is_some_and(|meta| meta.prefix_len::<B>() == prefix_len);
-            if same && let Some(expires) = self.expires.get_mut(index) {
-                *expires = 0;
+            if let Some(rest) = self.rests.get_mut(index)
+                && rest.id == id
+                && rest.meta.prefix_len::<B>() == prefix_len
+            {
+                rest.expires = 0;
                 return true;
             }
         }
@@ -467,7 +463,7 @@ impl<B: Bits> Column<B> {
     }
 
     fn bytes(&self) -> usize {
-        self.starts.len() * (size_of::<B>() + 12) + self.first.len() * 4
+        self.starts.len() * (size_of::<B>() + size_of::<Rest>()) + self.first.len() * 4
     }
 }
 

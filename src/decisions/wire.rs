@@ -140,7 +140,18 @@ pub struct Frame<'a> {
 /// Encodes the whole set. `entries` must be sorted by [`Entry::sort_key`].
 #[must_use]
 pub fn encode_snapshot(revision: Revision, created: UnixSeconds, entries: &[Entry]) -> Vec<u8> {
-    let frames = entries.chunks(FRAME_ENTRIES);
+    encode_snapshot_in(revision, created, entries, FRAME_ENTRIES)
+}
+
+/// The same in frames of at most so many entries (and of [`FRAME_ENTRIES`]).
+#[must_use]
+pub fn encode_snapshot_in(
+    revision: Revision,
+    created: UnixSeconds,
+    entries: &[Entry],
+    frame_entries: usize,
+) -> Vec<u8> {
+    let frames = entries.chunks(frame_entries.clamp(1, FRAME_ENTRIES));
     let header = Header {
         kind: Kind::Snapshot,
         revision,
@@ -238,49 +249,103 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
         let (first, rest) = decode_first(bytes)?;
         (body.message, body.rest) = (Some(first), rest);
     }
-    if let Some(first) = &body.message
-        && body.rest.starts_with(&MAGIC)
-    {
-        let (second, rest) = decode_first(body.rest)?;
-        let follows = first.header.kind == Kind::Snapshot
-            && second.header.kind == Kind::Delta
-            && second.header.revision.epoch == first.header.revision.epoch
-            && second.header.base == first.header.revision.number;
-        if !follows {
-            return Err(DecodeError::Malformed);
-        }
-        (body.then, body.rest) = (Some(second), rest);
+    if let Some(first) = &body.message {
+        (body.then, body.rest) = decode_rest(&first.header, body.rest)?;
     }
     if bytes.is_empty() { Err(DecodeError::NotDecisions) } else { Ok(body) }
 }
 
+/// Reads what follows the message of `first` in a body: the delta that leads on from it, if
+/// there is one, and what does not start as a message of decisions.
+///
+/// # Errors
+/// A [`DecodeError`]; nothing of a bad body is used.
+pub fn decode_rest<'a>(
+    first: &Header,
+    rest: &'a [u8],
+) -> Result<(Option<Message<'a>>, &'a [u8]), DecodeError> {
+    if !rest.starts_with(&MAGIC) {
+        return Ok((None, rest));
+    }
+    let (second, rest) = decode_first(rest)?;
+    let follows = first.kind == Kind::Snapshot
+        && second.header.kind == Kind::Delta
+        && second.header.revision.epoch == first.revision.epoch
+        && second.header.base == first.revision.number;
+    if follows { Ok((Some(second), rest)) } else { Err(DecodeError::Malformed) }
+}
+
 fn decode_first(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), DecodeError> {
-    if bytes.len() > MAX_MESSAGE_BYTES {
-        return Err(DecodeError::TooLarge);
-    }
-    let mut reader = Reader::new(bytes);
-    let header = take_header(&mut reader)?;
-    if header.kind == Kind::Delta && header.frames == 0 {
-        return Err(DecodeError::Malformed);
-    }
-    if header.entries as usize > MAX_ENTRIES {
-        return Err(DecodeError::TooLarge);
-    }
+    let mut steps = Steps::begin(bytes)?;
+    let header = steps.header;
     let mut frames =
         Vec::with_capacity((header.frames as usize).min(bytes.len() / FRAME_HEADER_BYTES));
-    let mut entries = 0u64;
-    for index in 0..header.frames {
-        let frame = take_frame(&mut reader)?;
-        if frame.kind != header.kind || frame.revision != header.revision || frame.index != index {
-            return Err(DecodeError::Malformed);
-        }
-        entries += u64::from(frame.count);
+    while let Some(frame) = steps.next(bytes)? {
         frames.push(frame);
     }
-    if entries != u64::from(header.entries) {
-        return Err(DecodeError::Malformed);
+    Ok((Message { header, frames }, steps.rest(bytes)))
+}
+
+/// Reads a message frame by frame, for those who must not read all of it at once.
+#[derive(Debug, Clone)]
+pub struct Steps {
+    /// The message's header.
+    pub header: Header,
+    /// Where the next frame starts.
+    at: usize,
+    next: u32,
+    entries: u64,
+}
+
+impl Steps {
+    /// Reads the header at the start of `bytes`.
+    ///
+    /// # Errors
+    /// A [`DecodeError`].
+    pub fn begin(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            return Err(DecodeError::TooLarge);
+        }
+        let mut reader = Reader::new(bytes);
+        let header = take_header(&mut reader)?;
+        if header.kind == Kind::Delta && header.frames == 0 {
+            return Err(DecodeError::Malformed);
+        }
+        if header.entries as usize > MAX_ENTRIES {
+            return Err(DecodeError::TooLarge);
+        }
+        Ok(Self { header, at: bytes.len() - reader.rest().len(), next: 0, entries: 0 })
     }
-    Ok((Message { header, frames }, reader.rest()))
+
+    /// The next frame of the same bytes, its checksum and place verified; `None` after the
+    /// last, when the totals are right.
+    ///
+    /// # Errors
+    /// A [`DecodeError`]; nothing of the message may be used then.
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Frame<'a>>, DecodeError> {
+        if self.next == self.header.frames {
+            let complete = self.entries == u64::from(self.header.entries);
+            return if complete { Ok(None) } else { Err(DecodeError::Malformed) };
+        }
+        let mut reader = Reader::new(self.rest(bytes));
+        let frame = take_frame(&mut reader)?;
+        let fits = frame.kind == self.header.kind
+            && frame.revision == self.header.revision
+            && frame.index == self.next;
+        if !fits {
+            return Err(DecodeError::Malformed);
+        }
+        self.entries += u64::from(frame.count);
+        self.next += 1;
+        self.at = bytes.len() - reader.rest().len();
+        Ok(Some(frame))
+    }
+
+    /// What follows the frames that were read.
+    #[must_use]
+    pub fn rest<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        bytes.get(self.at..).unwrap_or_default()
+    }
 }
 
 /// Reads one frame that must fill `bytes`.

@@ -8,6 +8,8 @@
 //! indexing, a state that is borrowed already lets the request pass and is counted.
 
 mod abi;
+#[cfg(feature = "figures")]
+mod figures;
 mod geo;
 mod headers;
 mod metrics;
@@ -135,6 +137,10 @@ impl Root {
             geo_gauges: None,
         })));
         abi::set_tick_ms(TICK_MS);
+        #[cfg(feature = "figures")]
+        if figures::report().is_none() {
+            log::error!("figure: something is not as it must be");
+        }
         Ok(())
     }
 }
@@ -216,6 +222,9 @@ impl Plugin {
         if ticked.damaged {
             self.metrics.damaged.add(1);
             log::warn!("ipwarden: decisions in shared data are damaged; fetching them anew");
+        }
+        if let Some(outcome) = ticked.polled {
+            self.polled(outcome, 200, now_us);
         }
         if ticked.applied.is_some() {
             self.note_revision();
@@ -385,6 +394,8 @@ impl Plugin {
                 (metrics.polls_failed, Some(Trouble::Unreachable))
             }
             Outcome::Bad(_) | Outcome::BadPolicy(_) => (metrics.polls_bad, Some(Trouble::Bad)),
+            // Its end is told by a tick.
+            Outcome::Importing => return,
             Outcome::Superseded | Outcome::Unexpected => {
                 metrics.polls_superseded.add(1);
                 return;
@@ -629,8 +640,8 @@ impl Plugin {
         };
         let sent = abi::reply(
             u32::from(response.status),
-            &headers::serialise(&response.headers),
-            &response.body,
+            &headers::serialise(response.headers),
+            response.body,
             response.grpc_status.map(|status| status as u8),
         );
         if sent.is_err() {

@@ -21,7 +21,7 @@
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::gcra::{Bucket, Nanos, Outcome};
-use crate::bytes::Reader;
+use crate::bytes::{Reader, decimal};
 use crate::shared::{Cas, SharedData, SharedError};
 
 /// Entries of a set. Clients spread over the sets by chance: with 16 entries some set runs
@@ -444,11 +444,11 @@ impl KeyName {
     const PREFIX: &str = "ipwarden.limits.";
 
     fn of(&mut self, set: u64) -> &str {
-        use core::fmt::Write as _;
         self.0.clear();
         self.0.push_str(Self::PREFIX);
-        // Writing to a string does not fail.
-        let _ = write!(self.0, "{set}");
+        // At most 2^18 sets.
+        let set = u32::try_from(set).unwrap_or(u32::MAX);
+        self.0.extend(decimal(set).map(char::from));
         &self.0
     }
 }

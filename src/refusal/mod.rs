@@ -8,6 +8,7 @@
 
 mod negotiation;
 mod ratelimit;
+mod replies;
 
 use core::fmt::Write as _;
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use crate::decisions::DecisionId;
 use crate::limits::{self, Standing};
 
 pub use self::ratelimit::ratelimit_headers;
+pub use self::replies::{Replies, Reply};
 
 /// After how many seconds a client may try again while no decision set has arrived.
 pub const UNREADY_RETRY_SECONDS: u32 = 5;
@@ -128,7 +130,14 @@ pub fn respond(
     if is_grpc(content_type) {
         return respond_grpc(refusal);
     }
-    let representation = negotiate(accept);
+    write_reply(refusal, negotiate(accept), contact)
+}
+
+fn write_reply(
+    refusal: &Refusal<'_>,
+    representation: Representation,
+    contact: Option<&str>,
+) -> Response {
     let mut headers = vec![
         ("content-type", representation.content_type().to_owned()),
         ("cache-control", "no-store".to_owned()),

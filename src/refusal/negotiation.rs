@@ -12,7 +12,7 @@ pub(super) enum Representation {
 }
 
 impl Representation {
-    const ALL: [Self; 3] = [Self::Problem, Self::Text, Self::Html];
+    pub(super) const ALL: [Self; 3] = [Self::Problem, Self::Text, Self::Html];
 
     pub(super) const fn content_type(self) -> &'static str {
         match self {

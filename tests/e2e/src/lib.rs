@@ -31,7 +31,7 @@ pub use load::{Load, Sent};
 pub use places::{Behaviour, Places};
 pub use processor::{processor_time, resident_kib};
 pub use raw::{Reply, exchange, raw_request};
-pub use spray::{Sprayed, spray};
+pub use spray::{Answers, Shape, Sprayed, spray, spray_timed};
 pub use tls::Authority;
 pub use upstream::Upstream;
 pub use vm::{Calls, Judged, Process, Vm};

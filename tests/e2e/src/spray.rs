@@ -3,12 +3,38 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How many requests were answered with which status. 0 stands for those without an answer.
 pub type Sprayed = BTreeMap<u16, u64>;
+
+/// What requests look like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Path and query.
+    pub path: String,
+    /// Header lines beside `host` and `x-forwarded-for`, each with its line end.
+    pub headers: &'static str,
+    /// Kept-alive connections, each of which makes a request as soon as the one before it is
+    /// answered.
+    pub connections: u32,
+    /// Requests in all.
+    pub requests: u64,
+}
+
+/// How requests were answered.
+#[derive(Debug, Clone, Default)]
+pub struct Answers {
+    /// By status.
+    pub statuses: Sprayed,
+    /// How long each took, in microseconds, sorted.
+    pub took_us: Vec<u32>,
+    /// From the first request to the last answer.
+    pub elapsed: Duration,
+}
 
 /// Makes `requests` GET requests for `path` over `connections` kept-alive connections, each
 /// as soon as the one before it is answered. The n-th request of all comes from `client(n)`.
@@ -19,23 +45,43 @@ pub async fn spray<C>(port: u16, path: &str, connections: u32, requests: u64, cl
 where
     C: Fn(u64) -> String + Send + Sync + 'static,
 {
+    let shape = Shape { path: path.to_owned(), headers: "", connections, requests };
+    spray_timed(port, &shape, client).await.statuses
+}
+
+/// The same for requests of any shape, with the time that each took.
+///
+/// # Panics
+/// When nobody listens.
+pub async fn spray_timed<C>(port: u16, shape: &Shape, client: C) -> Answers
+where
+    C: Fn(u64) -> String + Send + Sync + 'static,
+{
     let next = Arc::new(AtomicU64::new(0));
     let client = Arc::new(client);
-    let tasks: Vec<_> = (0..connections)
+    let start = crate::now();
+    let tasks: Vec<_> = (0..shape.connections)
         .map(|_| {
             let (next, client) = (next.clone(), client.clone());
-            let head = format!("GET {path} HTTP/1.1\r\nhost: site.example\r\nx-forwarded-for: ");
+            let head = format!(
+                "GET {} HTTP/1.1\r\nhost: site.example\r\n{}x-forwarded-for: ",
+                shape.path, shape.headers
+            );
+            let requests = shape.requests;
             tokio::spawn(async move {
-                let mut sprayed = Sprayed::new();
+                let mut answers = Answers::default();
                 let mut connection = Connection::open(port).await;
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= requests {
-                        return sprayed;
+                        return answers;
                     }
                     let request = format!("{head}{}\r\n\r\n", client(n));
+                    let start = crate::now();
                     let status = connection.exchange(request.as_bytes()).await.unwrap_or(0);
-                    *sprayed.entry(status).or_default() += 1;
+                    let took = start.elapsed().as_micros();
+                    answers.took_us.push(u32::try_from(took).unwrap_or(u32::MAX));
+                    *answers.statuses.entry(status).or_default() += 1;
                     if status == 0 {
                         connection = Connection::open(port).await;
                     }
@@ -43,15 +89,18 @@ where
             })
         })
         .collect();
-    let mut all = Sprayed::new();
+    let mut all = Answers::default();
     for task in tasks {
-        for (status, count) in task.await.expect("a connection's counts") {
-            *all.entry(status).or_default() += count;
+        let answers = task.await.expect("a connection's counts");
+        for (status, count) in answers.statuses {
+            *all.statuses.entry(status).or_default() += count;
         }
+        all.took_us.extend(answers.took_us);
     }
+    all.elapsed = start.elapsed();
+    all.took_us.sort_unstable();
     all
 }
-
 struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,

@@ -82,7 +82,8 @@ pub struct Judged {
     pub status: u16,
     /// Headers of the filter's own reply.
     pub headers: Vec<(String, String)>,
-    /// Host calls from the request's first headers to its end.
+    /// Host calls from the request's first headers to its end, and how often the host called
+    /// back for memory.
     pub calls: Calls,
 }
 
@@ -211,6 +212,9 @@ impl Vm {
         .to_vec();
         let peer = std::net::SocketAddr::new(address, 40_000).to_string();
         state.properties.insert(b"source\0address".to_vec(), peer.into_bytes());
+        for name in [&b"response\0flags"[..], b"request\0total_size", b"response\0total_size"] {
+            state.properties.insert(name.to_vec(), vec![0; 8]);
+        }
         self.call("proxy_on_context_create", &[context, ROOT]);
         let headers = i32::try_from(self.store.data().request.len()).unwrap_or(0);
         self.call("proxy_on_request_headers", &[context, headers, 1]);
@@ -409,6 +413,8 @@ impl Call<'_> {
         let size = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
         let mut data = 0;
         if size > 0 {
+            let calls = &mut self.caller.data_mut().calls;
+            *calls.entry("proxy_on_memory_allocate".to_owned()).or_default() += 1;
             let allocate = self.caller.get_export("proxy_on_memory_allocate");
             let allocate = allocate.and_then(Extern::into_func).expect("an allocator");
             data = allocate.typed::<i32, i32>(&self.caller)?.call(&mut self.caller, size)?;

@@ -1,5 +1,6 @@
-//! Figures for the record, measured end to end: a million decisions, and the time from a block
-//! to its refusal. Run with the release build: `make bench-million`, `make bench-block`.
+//! Figures for the record, measured end to end: a million decisions, the time from a block
+//! to its refusal, the pure parts inside Envoy's V8. Run with the release build:
+//! `make bench-million`, `make bench-block`, `make bench-vm`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -74,7 +75,7 @@ async fn a_million_addresses_from_a_file() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes and prints figures: make bench-block"]
 async fn from_a_block_to_its_refusal_by_every_worker() {
-    const TRIES: u32 = 500;
+    const TRIES: u32 = 1_000;
     let system = System::start(Options::default()).await;
     let mut took = Vec::new();
     for n in 0..TRIES {
@@ -93,4 +94,22 @@ async fn from_a_block_to_its_refusal_by_every_worker() {
         at(99),
         at(100)
     );
+}
+
+/// What a module with the feature `figures` logs when it is configured.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs another build of the module and prints figures: make bench-vm"]
+async fn the_pure_parts_inside_v8() {
+    let start = now();
+    let mut system = System::start(Options { envoy_starts: false, ..Options::default() }).await;
+    eventually("the figures are logged", async || {
+        assert!(!system.envoy_has_ended(), "{}", system.envoy_log());
+        system.envoy_log().contains("a record encoded")
+    })
+    .await;
+    println!("after {:?}:", start.elapsed());
+    for line in system.envoy_log().lines().filter(|line| line.contains("figure: ")) {
+        assert!(!line.contains("not as it must be"), "{line}");
+        println!("{}", line.split_once("figure: ").map_or(line, |(_, figure)| figure));
+    }
 }

@@ -6,7 +6,6 @@
 
 mod answers;
 mod calls;
-mod cost;
 mod exact;
 mod identity;
 mod live;

@@ -1,0 +1,145 @@
+//! Envoy's own filters for the same job: geoip on the same data, RBAC with an IP trie, a
+//! local limit with a bucket for each address, a JSON access log.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// Adds the headers that ipwarden adds.
+pub(crate) fn geoip(data: &Path) -> Value {
+    let file = |name: &str| data.join(name).to_string_lossy().into_owned();
+    json!({
+        "name": "envoy.filters.http.geoip",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.geoip.v3.Geoip",
+            "provider": {
+                "name": "envoy.geoip_providers.maxmind",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.geoip_providers.maxmind.v3.MaxMindConfig",
+                    "city_db_path": file("city.mmdb"),
+                    "asn_db_path": file("asn.mmdb"),
+                    "common_provider_config": {"geo_headers_to_add": {
+                        "country": "x-ipwarden-country", "city": "x-ipwarden-city",
+                        "asn": "x-ipwarden-asn",
+                    }},
+                },
+            },
+        },
+    })
+}
+
+/// Denies these addresses: the fastest that RBAC has. Its trie takes 262 144 entries at most.
+pub(crate) fn rbac(addresses: impl Iterator<Item = Ipv4Addr>) -> Value {
+    let action = |name: &str| {
+        json!({"action": {"name": name, "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.rbac.v3.Action",
+            "name": name, "action": name.to_uppercase(),
+        }}})
+    };
+    let ranges: Vec<Value> = addresses
+        .map(|address| json!({"address_prefix": address.to_string(), "prefix_len": 32}))
+        .collect();
+    json!({
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "matcher": {
+                "matcher_tree": {
+                    "input": {
+                        "name": "envoy.matching.inputs.source_ip",
+                        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.SourceIPInput"},
+                    },
+                    "custom_match": {
+                        "name": "envoy.matching.custom_matchers.trie_matcher",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/xds.type.matcher.v3.IPMatcher",
+                            "range_matchers": [{"ranges": ranges, "on_match": action("deny")}],
+                        },
+                    },
+                },
+                "on_no_match": action("allow"),
+            },
+        },
+    })
+}
+
+/// A bucket for each address.
+pub(crate) fn local_ratelimit(tokens: u32, per: &str, addresses: u64) -> Value {
+    let all = json!({"default_value": {"numerator": 100}});
+    json!({
+        "name": "envoy.filters.http.local_ratelimit",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "native",
+            "token_bucket": {
+                "max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": "1s",
+            },
+            "filter_enabled": all,
+            "filter_enforced": all,
+            "rate_limits": [{"actions": [{"remote_address": {}}]}],
+            "max_dynamic_descriptors": 2 * addresses,
+            "descriptors": [{
+                "entries": [{"key": "remote_address"}],
+                "token_bucket": {
+                    "max_tokens": tokens, "tokens_per_fill": tokens, "fill_interval": per,
+                },
+            }],
+        },
+    })
+}
+
+/// A replacement in the bootstrap: the site logs what ipwarden records.
+pub(crate) fn json_log() -> (String, String) {
+    let log = json!([{
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": "/dev/null",
+            "log_format": {"json_format": {
+                "time": "%START_TIME%", "ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+                "method": "%REQ(:METHOD)%", "host": "%REQ(:AUTHORITY)%", "path": "%REQ(:PATH)%",
+                "status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%",
+                "duration": "%DURATION%", "in": "%BYTES_RECEIVED%", "out": "%BYTES_SENT%",
+                "agent": "%REQ(USER-AGENT)%", "id": "%REQ(X-REQUEST-ID)%",
+                "country": "%REQ(X-IPWARDEN-COUNTRY)%", "city": "%REQ(X-IPWARDEN-CITY)%",
+                "asn": "%REQ(X-IPWARDEN-ASN)%",
+            }},
+        },
+    }]);
+    ("stat_prefix: site\n".to_owned(), format!("stat_prefix: site\n          access_log: {log}\n"))
+}
+
+/// A proxy-wasm module that does nothing in each callback that a filter has.
+pub(crate) const EMPTY_MODULE: &str = r#"(module
+  (memory (export "memory") 1)
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) i32.const 1024)
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) i32.const 1)
+  (func (export "proxy_on_configure") (param i32 i32) (result i32) i32.const 1)
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) i32.const 0)
+  (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) i32.const 0)
+  (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) i32.const 0)
+  (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) i32.const 0)
+  (func (export "proxy_on_log") (param i32))
+  (func (export "proxy_on_done") (param i32) (result i32) i32.const 1)
+  (func (export "proxy_on_delete") (param i32)))"#;
+
+/// The filter of [`EMPTY_MODULE`].
+pub(crate) fn empty_filter(module: &Path) -> Value {
+    json!({
+        "name": "empty",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": "empty",
+                "vm_config": {
+                    "vm_id": "empty",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": module}},
+                },
+            },
+        },
+    })
+}
