@@ -11,6 +11,10 @@
 pub const TREES: usize = 100;
 /// Points that a tree is built of (the paper's subsampling size).
 pub const SAMPLE: usize = 256;
+/// Points that are walked through one tree after the other: they and a tree stay in the cache.
+const BLOCK: usize = 512;
+/// The feature of a leaf.
+const LEAF: u16 = u16::MAX;
 /// Euler's constant.
 const EULER: f64 = 0.577_215_664_901_532_9;
 
@@ -22,12 +26,14 @@ pub struct Forest<const N: usize> {
     normal: f64,
 }
 
+/// A split: points whose feature is below the value go to the next node, others to `right`. Or a
+/// leaf: the rest of the path, which is expected from the points of the sample that ended here.
+/// Sixteen bytes, because scoring is mostly waiting for them.
 #[derive(Debug, Clone, Copy)]
-enum Node {
-    /// Points below the value go to the next node, others to `right`.
-    Split { feature: usize, value: f64, right: usize },
-    /// So many points of the sample ended here: the rest of the path is expected.
-    Leaf { rest: f64 },
+struct Node {
+    value: f64,
+    feature: u16,
+    right: u16,
 }
 
 impl<const N: usize> Forest<N> {
@@ -61,8 +67,29 @@ impl<const N: usize> Forest<N> {
     /// 0 to 1: about 0.5 for an ordinary point, towards 1 for one that few cuts separate.
     #[must_use]
     pub fn score(&self, point: &[f64; N]) -> f64 {
-        let paths: f64 = self.trees.iter().map(|tree| path(tree, point)).sum();
+        self.score_of(self.trees.iter().map(|tree| path(tree, point)).sum())
+    }
+
+    /// The score of the length of all paths together.
+    fn score_of(&self, paths: f64) -> f64 {
         2f64.powf(-(paths / self.trees.len() as f64) / self.normal)
+    }
+
+    /// The score of each point: the same as one by one, in a fraction of the time.
+    #[must_use]
+    pub fn scores(&self, points: &[[f64; N]]) -> Vec<f64> {
+        let mut scores = vec![0.0; points.len()];
+        for (points, paths) in points.chunks(BLOCK).zip(scores.chunks_mut(BLOCK)) {
+            for tree in &self.trees {
+                for (point, whole) in points.iter().zip(paths.iter_mut()) {
+                    *whole += path(tree, point);
+                }
+            }
+        }
+        for score in &mut scores {
+            *score = self.score_of(*score);
+        }
+        scores
     }
 
     /// How much lower the score were with each feature at its `usual` value: what made the
@@ -87,7 +114,7 @@ fn grow<const N: usize>(
     random: &mut Random,
     nodes: &mut Vec<Node>,
 ) {
-    let leaf = Node::Leaf { rest: expected_path(sample.len()) };
+    let leaf = Node { value: expected_path(sample.len()), feature: LEAF, right: 0 };
     if height == 0 || sample.len() < 2 {
         return nodes.push(leaf);
     }
@@ -122,23 +149,21 @@ fn grow<const N: usize>(
     nodes.push(leaf);
     let (lower, upper) = sample.split_at_mut(left);
     grow(lower, height - 1, random, nodes);
-    let right = nodes.len();
+    // A tree over a sample of 256 has at most 511 nodes.
+    let right = u16::try_from(nodes.len()).unwrap_or(u16::MAX);
     grow(upper, height - 1, random, nodes);
-    nodes[at] = Node::Split { feature, value, right };
+    nodes[at] = Node { value, feature: u16::try_from(feature).unwrap_or(LEAF), right };
 }
 
 fn path<const N: usize>(tree: &[Node], point: &[f64; N]) -> f64 {
     let (mut at, mut depth) = (0, 0.0);
-    loop {
-        match tree.get(at) {
-            Some(Node::Split { feature, value, right }) => {
-                at = if point[*feature] < *value { at + 1 } else { *right };
-                depth += 1.0;
-            }
-            Some(Node::Leaf { rest }) => return depth + rest,
-            None => return depth,
-        }
+    while let Some(Node { value, feature, right }) = tree.get(at) {
+        // Whatever is no feature is a leaf.
+        let Some(own) = point.get(usize::from(*feature)) else { return depth + value };
+        at = if own < value { at + 1 } else { usize::from(*right) };
+        depth += 1.0;
     }
+    depth
 }
 
 /// c(n) of the paper: the mean path of an unsuccessful search in a binary search tree of `n`.
@@ -226,6 +251,16 @@ mod tests {
         let points = cloud(2);
         let score = |seed| Forest::new(&points, seed).unwrap().score(&points[5]);
         assert_eq!(score(3).to_bits(), score(3).to_bits());
+    }
+
+    #[test]
+    fn many_points_score_as_they_do_one_by_one() {
+        let points = cloud(3);
+        let forest = Forest::new(&points, 5).unwrap();
+        let bits = |scores: Vec<f64>| scores.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        let one_by_one = points.iter().map(|point| forest.score(point)).collect();
+        assert_eq!(bits(forest.scores(&points)), bits(one_by_one));
+        assert!(forest.scores(&[]).is_empty());
     }
 
     #[test]

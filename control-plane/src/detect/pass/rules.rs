@@ -249,17 +249,15 @@ fn travel(seen: &IdentityHour, locate: Locate<'_>, flags: &mut Vec<Flag>) {
 
 /// The score of each point. Of many, on several threads: most of the pass's time goes here.
 fn scores(forest: &Forest<{ features::COUNT }>, points: &[[f64; features::COUNT]]) -> Vec<f64> {
-    let all = |points: &[[f64; features::COUNT]]| -> Vec<f64> {
-        points.iter().map(|point| forest.score(point)).collect()
-    };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = cores.min(MOST_THREADS).min(points.len() / POINTS_PER_THREAD);
     if threads < 2 {
-        return all(points);
+        return forest.scores(points);
     }
     std::thread::scope(|scope| {
         let pieces = points.chunks(points.len().div_ceil(threads));
-        let workers: Vec<_> = pieces.map(|piece| scope.spawn(move || all(piece))).collect();
+        let workers: Vec<_> =
+            pieces.map(|piece| scope.spawn(move || forest.scores(piece))).collect();
         let ended = |worker: std::thread::ScopedJoinHandle<'_, Vec<f64>>| {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
