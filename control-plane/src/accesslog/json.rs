@@ -3,7 +3,8 @@
 
 use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Entry, Reject, address, put, time};
+use super::{Entry, Reject, address, forwarded_for, put, time};
+use crate::detect::policy::is_private;
 use ipwarden::record::bounds;
 
 /// Objects inside objects that are looked into (Caddy: request, headers).
@@ -15,11 +16,13 @@ const DEPTH: u8 = 3;
 enum Meaning {
     Time,
     Address(u8),
+    Forwarded,
     Method,
     Target(u8),
     Request,
     Status(u8),
     Agent,
+    Referer,
     Host,
     Bytes,
     Message,
@@ -45,7 +48,7 @@ fn meaning(name: &str) -> Meaning {
         | b"remoteaddress"
         | b"ip" => Meaning::Address(1),
         b"clientaddr" | b"client" | b"downstreamdirectremoteaddress" => Meaning::Address(2),
-        b"xforwardedfor" | b"forwardedfor" => Meaning::Address(3),
+        b"xforwardedfor" | b"forwardedfor" | b"httpxforwardedfor" => Meaning::Forwarded,
         b"method" | b"requestmethod" | b"reqmethod" => Meaning::Method,
         b"requesturi" | b"uri" | b"xenvoyoriginalpath" => Meaning::Target(0),
         b"requestpath" | b"path" | b"url" | b"reqpath" => Meaning::Target(1),
@@ -53,6 +56,7 @@ fn meaning(name: &str) -> Meaning {
         b"downstreamstatus" | b"responsecode" | b"status" | b"statuscode" => Meaning::Status(0),
         b"originstatus" => Meaning::Status(1),
         b"useragent" | b"httpuseragent" | b"requestuseragent" => Meaning::Agent,
+        b"referer" | b"httpreferer" | b"requestreferer" => Meaning::Referer,
         b"host" | b"authority" | b"requesthost" | b"httphost" | b"vhost" => Meaning::Host,
         b"bytessent" | b"bodybytessent" | b"size" | b"downstreamcontentsize" => Meaning::Bytes,
         b"log" | b"message" | b"msg" => Meaning::Message,
@@ -70,6 +74,8 @@ struct Found {
     request: Vec<u8>,
     status: Option<(u8, u16)>,
     agent: Vec<u8>,
+    referer: Vec<u8>,
+    forwarded: Option<std::net::IpAddr>,
     host: Vec<u8>,
     bytes: u64,
     message: Vec<u8>,
@@ -89,13 +95,17 @@ pub(super) fn read(entry: &mut Entry, line: &[u8]) -> Result<(), Reject> {
         return entry.read_any(&line);
     }
     entry.time_us = found.time_us.ok_or(Reject::Time)?;
-    entry.ip = found.address.map(|(_, ip)| ip).ok_or(Reject::Address)?;
+    // A proxy of the house, and what it was told about its client.
+    let direct = found.address.map(|(_, ip)| ip).filter(|ip| !is_private(*ip));
+    let forwarded = || found.forwarded.or_else(|| found.address.map(|(_, ip)| ip));
+    entry.ip = direct.or_else(forwarded).ok_or(Reject::Address)?;
     entry.status = found.status.map(|(_, status)| status).ok_or(Reject::Status)?;
     entry.bytes_out = found.bytes;
     put(&mut entry.host, &found.host, bounds::HOST_BYTES);
     if found.agent != b"-" {
         entry.agent.extend(found.agent.iter().take(bounds::USER_AGENT_BYTES));
     }
+    entry.referer.extend(found.referer.iter().take(bounds::QUERY_BYTES));
     match found.target {
         Some((_, target)) if !found.method.is_empty() => {
             put(&mut entry.method, &found.method, bounds::METHOD_BYTES);
@@ -191,6 +201,7 @@ impl Value<'_> {
                     found.address = Some((rank, ip));
                 }
             }
+            Meaning::Forwarded => found.forwarded = found.forwarded.or(forwarded_for(text)),
             Meaning::Target(rank) => {
                 if text != b"-" && found.target.as_ref().is_none_or(|(known, _)| rank < *known) {
                     found.target = Some((rank, text.to_vec()));
@@ -213,6 +224,7 @@ impl Value<'_> {
             Meaning::Method => fill(&mut found.method),
             Meaning::Request => fill(&mut found.request),
             Meaning::Agent => fill(&mut found.agent),
+            Meaning::Referer => fill(&mut found.referer),
             Meaning::Host => fill(&mut found.host),
             Meaning::Message => fill(&mut found.message),
             Meaning::Nothing => {}

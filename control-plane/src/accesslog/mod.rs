@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use ipwarden::record::{Verdict, bounds};
 
 use crate::detect::Observation;
+use crate::detect::policy::is_private;
 
 /// Most fields of a line that are looked at.
 const FIELDS_MAX: usize = 48;
@@ -80,6 +81,7 @@ pub struct Entry {
     query: Vec<u8>,
     status: u16,
     agent: Vec<u8>,
+    referer: Vec<u8>,
     bytes_out: u64,
     raw: Option<Vec<u8>>,
     work: Vec<u8>,
@@ -96,6 +98,7 @@ impl Default for Entry {
             query: Vec::new(),
             status: 0,
             agent: Vec::new(),
+            referer: Vec::new(),
             bytes_out: 0,
             raw: None,
             work: Vec::new(),
@@ -116,6 +119,7 @@ impl Entry {
             query: &self.query,
             status: self.status,
             user_agent: &self.agent,
+            referer: &self.referer,
             bytes_out: self.bytes_out,
             verdict: Verdict::Admitted,
             weight: 1,
@@ -156,6 +160,7 @@ impl Entry {
         self.path.clear();
         self.query.clear();
         self.agent.clear();
+        self.referer.clear();
         self.status = 0;
         self.bytes_out = 0;
         self.raw = None;
@@ -189,8 +194,14 @@ impl Entry {
         let close = rest.iter().position(|byte| *byte == b']').ok_or(Reject::Time)?;
         self.time_us = time::common(rest.get(..close).unwrap_or_default()).ok_or(Reject::Time)?;
         self.client_of_head(head)?;
-        let fields = Fields::of(rest.get(close + 1..).unwrap_or_default())?;
-        let request = fields.get(0).filter(|field| field.quoted).ok_or(Reject::Truncated)?;
+        let rest = rest.get(close + 1..).unwrap_or_default();
+        let (request, fields) = match Fields::of(rest) {
+            Ok(fields) if fields.number(1).is_some() => (fields.request()?, fields),
+            first => match unescaped_request(rest) {
+                Some((request, after)) => (request, Fields::after(after)?),
+                None => first.and_then(|fields| Ok((fields.request()?, fields)))?,
+            },
+        };
         self.status = fields.number(1).filter(|code| *code < 1_000).ok_or(Reject::Status)? as u16;
         self.bytes_out = fields.number(2).unwrap_or(0);
         // Further fields of one's own come after these.
@@ -199,8 +210,16 @@ impl Entry {
             && agent.quoted
         {
             self.set_agent(agent.text);
+            self.set_referer(referer.text);
+            // What nginx's packages bring: the forwarded addresses come last.
+            if let Some(forwarded) = fields.get(5).filter(|field| field.quoted)
+                && is_private(self.ip)
+                && let Some(ip) = forwarded_for(forwarded.text).filter(|ip| !is_private(*ip))
+            {
+                self.ip = ip;
+            }
         }
-        self.set_request(request.text);
+        self.set_request(request);
         Ok(())
     }
 
@@ -226,22 +245,20 @@ impl Entry {
         let close = rest.iter().take(48).position(|byte| *byte == b']').ok_or(Reject::Unknown)?;
         self.time_us = time::iso(rest.get(..close).unwrap_or_default()).ok_or(Reject::Unknown)?;
         let fields = Fields::of(rest.get(close + 1..).unwrap_or_default())?;
-        let request = fields.get(0).filter(|field| field.quoted).ok_or(Reject::Truncated)?;
+        let request = fields.request()?;
         self.status = fields.number(1).filter(|code| *code < 1_000).ok_or(Reject::Status)? as u16;
         let shift = if fields.number(3).is_some() { 0 } else { 3 };
         self.bytes_out = fields.number(4 + shift).unwrap_or(0);
         let forwarded = fields.get(7 + shift).map(|field| field.text).unwrap_or_default();
-        // The last entry is what Envoy itself appended; those before it are the client's word.
-        let last = forwarded.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         let remote = fields.get(15 + shift).map(|field| field.text).unwrap_or_default();
-        self.ip = address(last).or_else(|| address(remote)).ok_or(Reject::Address)?;
+        self.ip = forwarded_for(forwarded).or_else(|| address(remote)).ok_or(Reject::Address)?;
         if let Some(agent) = fields.get(8 + shift) {
             self.set_agent(agent.text);
         }
         if let Some(host) = fields.get(10 + shift).filter(|host| host.text != b"-") {
             put(&mut self.host, host.text, bounds::HOST_BYTES);
         }
-        self.set_request(request.text);
+        self.set_request(request);
         Ok(())
     }
 
@@ -275,6 +292,13 @@ impl Entry {
         if text != b"-" {
             unescape(text, &mut self.agent);
             self.agent.truncate(bounds::USER_AGENT_BYTES);
+        }
+    }
+
+    fn set_referer(&mut self, text: &[u8]) {
+        if text != b"-" {
+            unescape(text, &mut self.referer);
+            self.referer.truncate(bounds::QUERY_BYTES);
         }
     }
 
@@ -342,6 +366,29 @@ pub(super) fn address(text: &[u8]) -> Option<IpAddr> {
         .or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()))
         .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
     Some(ip.to_canonical())
+}
+
+/// The client of a list of forwarded addresses: the last entry is what the proxy that wrote the
+/// log appended, and those before it are others' word; proxies of the house are passed over.
+pub(super) fn forwarded_for(list: &[u8]) -> Option<IpAddr> {
+    let mut entries = list.rsplit(|byte| *byte == b',').map(|entry| address(entry.trim_ascii()));
+    let last = entries.next()??;
+    if !is_private(last) {
+        return Some(last);
+    }
+    // An entry that is none ends the walk: what is before it is worth nothing.
+    let first = entries.map_while(|entry| entry).find(|ip| !is_private(*ip));
+    Some(first.unwrap_or(last))
+}
+
+/// A request whose own quotes were not escaped, and what comes after its last one.
+fn unescaped_request(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    const END: &[u8] = b" HTTP/";
+    let line = line.trim_ascii_start().strip_prefix(b"\"")?;
+    let at = line.windows(END.len()).position(|window| window == END)?;
+    let quote = at + line.get(at..)?.iter().position(|byte| *byte == b'"')?;
+    // "HTTP/1.1" and the like.
+    (quote - at <= END.len() + 3).then_some((line.get(..quote)?, line.get(quote + 1..)?))
 }
 
 /// Where the bracket of `[22/Nov/2026:16:00:00 +0000]` is.
@@ -473,6 +520,25 @@ impl<'a> Fields<'a> {
             }
             fields.len += 1;
             rest = rest.trim_ascii_start();
+        }
+        Ok(fields)
+    }
+
+    /// The request line, which comes first.
+    fn request(&self) -> Result<&'a [u8], Reject> {
+        let first = self.get(0).filter(|field| field.quoted);
+        first.map(|field| field.text).ok_or(Reject::Truncated)
+    }
+
+    /// The fields after one that was read.
+    fn after(line: &'a [u8]) -> Result<Self, Reject> {
+        let rest = Self::of(line)?;
+        let mut fields = Self { list: [Field::default(); FIELDS_MAX], len: 1 };
+        for field in rest.list.iter().take(rest.len.min(FIELDS_MAX - 1)) {
+            if let Some(place) = fields.list.get_mut(fields.len) {
+                *place = *field;
+                fields.len += 1;
+            }
         }
         Ok(fields)
     }

@@ -51,6 +51,32 @@ fn a_user_name_cannot_play_an_address() {
 }
 
 #[test]
+fn behind_a_proxy_of_the_house_the_client_is_the_one_it_was_told_of() {
+    let line = |client: &str, forwarded: &str| {
+        format!(
+            r#"{client} - - [22/Nov/2026:16:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "x" "{forwarded}""#
+        )
+    };
+    assert!(read(&line("10.0.0.1", "203.0.113.7")).contains(" 203.0.113.7 "));
+    assert!(read(&line("10.0.0.1", "9.9.9.9, 203.0.113.7, 10.0.0.2")).contains(" 203.0.113.7 "));
+    assert!(read(&line("10.0.0.1", "9.9.9.9, unknown, 10.0.0.2")).contains(" 10.0.0.1 "));
+    assert!(read(&line("10.0.0.1", "-")).contains(" 10.0.0.1 "));
+    // A client of the Internet is believed nothing.
+    assert!(read(&line("203.0.113.7", "9.9.9.9")).contains(" 203.0.113.7 "));
+    let object = r#"{"time":"2026-11-22T16:00:00Z","remote_addr":"10.0.0.1","http_x_forwarded_for":"203.0.113.7","request":"GET / HTTP/1.1","status":200}"#;
+    assert!(read(object).contains(" 203.0.113.7 "));
+}
+
+#[test]
+fn quotes_that_were_not_escaped_are_part_of_the_request() {
+    let line = r#"203.0.113.7 - - [22/Nov/2026:16:00:00 +0000] "GET /?q=" or "a"="a HTTP/1.1" 404 153 "https://example.org/" "curl/8.0""#;
+    assert_eq!(read(line), r#"1795363200 203.0.113.7 /?q=" or "a"="a 404 153 'curl/8.0' ''"#);
+    let mut entry = Entry::default();
+    entry.read(line.as_bytes(), Format::Auto).unwrap();
+    assert_eq!(entry.observation().referer, b"https://example.org/");
+}
+
+#[test]
 fn broken_requests_are_observations_with_their_bytes() {
     let line = r#"203.0.113.7 - - [22/Nov/2026:16:00:00 +0000] "\x16\x03\x01\x02" 400 0 "-" "-""#;
     let mut entry = Entry::default();

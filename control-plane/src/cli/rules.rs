@@ -52,7 +52,7 @@ pub fn run(session: &mut Session, args: &RulesArgs) -> Result<()> {
 #[must_use]
 pub fn is_rule_file(text: &str) -> bool {
     text.lines().map(str::trim).any(|line| {
-        ["[[rule]]", "[adjust.", "[memory]", "[[known]]", "[static]"]
+        ["[[rule]]", "[adjust.", "[memory]", "[[known]]", "[[innocent]]", "[static]"]
             .iter()
             .any(|head| line.starts_with(head))
             || ["disable", "defaults"].iter().any(|key| {

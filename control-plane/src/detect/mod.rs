@@ -65,6 +65,8 @@ pub struct Observation<'a> {
     pub status: u16,
     /// User agent, empty for none.
     pub user_agent: &'a [u8],
+    /// Referer, empty for none. Records carry none: only logs of others do.
+    pub referer: &'a [u8],
     /// Bytes sent to the client.
     pub bytes_out: u64,
     /// What became of it.
@@ -95,6 +97,7 @@ impl<'a> Observation<'a> {
             query: record.query,
             status: record.status,
             user_agent: record.user_agent,
+            referer: &[],
             bytes_out: record.bytes_out,
             verdict: record.verdict,
             weight: record.weight,

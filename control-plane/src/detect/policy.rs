@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Severity, Source};
 
@@ -195,6 +195,12 @@ pub fn leading<'g, 'a>(grounds: &'g [Ground<'a>]) -> Option<&'g Ground<'a>> {
 
 fn is_forest(ground: &Ground<'_>) -> bool {
     ground.source == Source::Hourly && ground.rule == FOREST_RULE
+}
+
+/// Whether an address means somebody inside, or nobody.
+#[must_use]
+pub fn is_private(ip: IpAddr) -> bool {
+    private_networks().iter().any(|net| net.contains(&ip))
 }
 
 /// Networks whose addresses mean somebody inside, or nobody (RFC 1918, 6598, 3927, 4193, 4291).

@@ -45,6 +45,8 @@ pub struct Slot {
     pub pending: u32,
     /// Last flag of the slow memory, Unix seconds, 0 for none.
     pub flagged_s: u32,
+    /// All requests, whatever they were; wraps.
+    pub requests: u32,
 }
 
 const _: () = assert!(std::mem::size_of::<Slot>() <= SLOT_BYTES, "a slot has its bound");
@@ -62,6 +64,7 @@ impl Slot {
             odd: 0,
             pending: 0,
             flagged_s: 0,
+            requests: 0,
         }
     }
 

@@ -1,9 +1,13 @@
 //! A request's target as a server would read it.
 //!
-//! Owns decoding: percent-encoding twice, `%uXXXX`, overlong UTF-8, plus signs in queries, HTML
-//! entities, letter case, doubled slashes and backslashes. What an attacker hides behind an
+//! Owns decoding: percent-encoding up to three times, `%uXXXX`, overlong UTF-8, full-width
+//! letters, plus signs in queries, HTML entities, SQL comments, letter case, doubled slashes and
+//! backslashes. What an attacker hides behind an
 //! encoding and what a server makes of it is the same text here, so that rules are written once.
 //! Decoding never fails and never grows: what is no encoding stays as it is.
+
+/// Times that a text is percent-decoded after the first.
+const MORE_TIMES: usize = 2;
 
 /// What was seen while decoding; each is a bit of [`Notes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +99,8 @@ impl Target {
         &self.text
     }
 
-    /// The path: runs of slashes are one, backslashes are slashes, dot segments stay.
+    /// The path: runs of slashes are one, backslashes are slashes, SQL comments are a space, dot
+    /// segments stay.
     #[must_use]
     pub fn path(&self) -> &[u8] {
         self.text.get(..self.path_len).unwrap_or_default()
@@ -132,21 +137,25 @@ impl Target {
         }
         self.first.clear();
         percent_decode(source, &mut self.first, is_query, &mut self.notes);
-        if self.first.contains(&b'%') {
+        for _ in 0..MORE_TIMES {
+            if !self.first.contains(&b'%') {
+                break;
+            }
             self.second.clear();
             let mut again = Notes::default();
-            if percent_decode(&self.first, &mut self.second, false, &mut again) > 0 {
-                self.notes.add(Note::Double);
-                self.notes.0 |= again.0;
+            if percent_decode(&self.first, &mut self.second, false, &mut again) == 0 {
+                break;
             }
+            self.notes.add(Note::Double);
+            self.notes.0 |= again.0;
             std::mem::swap(&mut self.first, &mut self.second);
         }
-        if self.first.iter().any(|byte| *byte >= 0xC0) {
+        if !self.first.is_ascii() {
             self.second.clear();
-            if shorten_overlong(&self.first, &mut self.second) {
+            if fold_wide(&self.first, &mut self.second) {
                 self.notes.add(Note::Overlong);
-                std::mem::swap(&mut self.first, &mut self.second);
             }
+            std::mem::swap(&mut self.first, &mut self.second);
         }
         for byte in &self.first {
             match byte {
@@ -176,29 +185,59 @@ fn append_path(text: &mut Vec<u8>, source: &[u8]) {
         .filter(|at| *at <= 8 && source.first() != Some(&b'/'))
         .map_or(0, |at| at + 3);
     let mut slash = false;
-    for (at, byte) in source.iter().enumerate() {
+    let mut at = 0;
+    while let Some(byte) = source.get(at) {
         let byte = if *byte == b'\\' { b'/' } else { byte.to_ascii_lowercase() };
-        if byte == b'/' && slash && at >= scheme {
+        if byte == b'/'
+            && let Some(length) = source.get(at + 1..).and_then(closed_comment)
+        {
+            text.push(b' ');
+            slash = false;
+            at += 1 + length;
             continue;
         }
-        slash = byte == b'/';
-        text.push(byte);
+        if byte != b'/' || !slash || at < scheme {
+            slash = byte == b'/';
+            text.push(byte);
+        }
+        at += 1;
     }
+}
+
+/// Bytes of a comment that ends, after its first slash.
+fn closed_comment(after: &[u8]) -> Option<usize> {
+    let inner = after.strip_prefix(b"*")?;
+    let end = inner.windows(2).position(|pair| pair == b"*/")?;
+    Some(1 + end + 2)
+}
+
+/// A header as it would be read: percent-decoded once, ASCII letters in lower case.
+pub fn decode_text(source: &[u8], out: &mut Vec<u8>) {
+    let from = out.len();
+    percent_decode(source, out, false, &mut Notes::default());
+    out.get_mut(from..).unwrap_or_default().make_ascii_lowercase();
 }
 
 fn append_query(text: &mut Vec<u8>, source: &[u8]) {
     let mut rest = source;
     let mut space = false;
+    let mut code = false;
     while let Some((byte, after)) = rest.split_first() {
         rest = after;
         let is_comment = *byte == b'/' && after.first() == Some(&b'*');
+        let ends_code = code && *byte == b'*' && after.first() == Some(&b'/');
+        if ends_code {
+            rest = after.get(1..).unwrap_or_default();
+            code = false;
+        }
         if is_comment {
             // `/*!50000 select*/` is code to MySQL: only the marks go.
             let inner = after.get(1..).unwrap_or_default();
             rest = match inner.strip_prefix(b"!") {
-                Some(code) => {
-                    let digits = code.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                    code.get(digits..).unwrap_or_default()
+                Some(inner) => {
+                    code = true;
+                    let digits = inner.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                    inner.get(digits..).unwrap_or_default()
                 }
                 None => match inner.windows(2).position(|pair| pair == b"*/") {
                     Some(end) => inner.get(end + 2..).unwrap_or_default(),
@@ -206,7 +245,7 @@ fn append_query(text: &mut Vec<u8>, source: &[u8]) {
                 },
             };
         }
-        if is_comment || matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 11 | 12) {
+        if is_comment || ends_code || matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 11 | 12) {
             if !space {
                 text.push(b' ');
             }
@@ -258,36 +297,90 @@ fn hex(digits: &[u8]) -> Option<u32> {
     Some(value)
 }
 
-/// Full-width forms are what some servers fold to ASCII.
+/// Full-width forms are what some servers fold to ASCII, and no-break spaces.
+const fn folded(code: u32) -> u32 {
+    match code {
+        0xFF01..=0xFF5E => code - 0xFEE0,
+        0xA0 => 0x20,
+        _ => code,
+    }
+}
+
 fn push_wide(out: &mut Vec<u8>, code: u32) {
-    let code = if (0xFF01..=0xFF5E).contains(&code) { code - 0xFEE0 } else { code };
-    let letter = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+    let letter = char::from_u32(folded(code)).unwrap_or(char::REPLACEMENT_CHARACTER);
     out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-/// Replaces overlong forms of ASCII characters; whether there were any.
-fn shorten_overlong(source: &[u8], out: &mut Vec<u8>) -> bool {
-    let continuation = |byte: u8| (0x80..0xC0).contains(&byte);
+/// Folds what is no ASCII but may be read as such; whether overlong forms were among it.
+///
+/// In the encodings of before UTF-8, the bytes of an overlong form are ordinary letters (C0 AF
+/// is a Korean syllable): a run of such bytes counts only where all of it is overlong, and as a
+/// whole word only where it says what nobody but an attacker writes so.
+fn fold_wide(source: &[u8], out: &mut Vec<u8>) -> bool {
     let mut found = false;
     let mut rest = source;
+    while let Some(first) = rest.first() {
+        if first.is_ascii() {
+            out.push(*first);
+            rest = rest.get(1..).unwrap_or_default();
+            continue;
+        }
+        let length = rest.iter().take_while(|byte| !byte.is_ascii()).count();
+        let (run, after) = rest.split_at(length);
+        let from = out.len();
+        let ends = |byte: Option<&u8>| {
+            byte.is_none_or(|byte| matches!(byte, b'/' | b'=' | b'&' | b'?' | b';' | b'+' | b' '))
+        };
+        let is_word = ends(out.last()) && ends(after.first());
+        let mut is_overlong = push_overlong(run, out);
+        if is_overlong && is_word {
+            let said = out.get(from..).unwrap_or_default();
+            is_overlong = said.iter().all(|byte| matches!(byte, b'.' | b'/' | b'\\'));
+        }
+        if !is_overlong {
+            out.truncate(from);
+            push_folded(run, out);
+        }
+        found |= is_overlong;
+        rest = after;
+    }
+    found
+}
+
+/// Writes a run of overlong forms as what they mean; whether all of it was.
+fn push_overlong(run: &[u8], out: &mut Vec<u8>) -> bool {
+    let continuation = |byte: u8| (0x80..0xC0).contains(&byte);
+    let mut rest = run;
     loop {
         rest = match *rest {
             [a @ (0xC0 | 0xC1), b, ref after @ ..] if continuation(b) => {
                 out.push((a & 1) << 6 | b & 0x3F);
-                found = true;
                 after
             }
-            [0xE0, a @ (0x80 | 0x81), b, ref after @ ..] if continuation(b) => {
+            [0xE0, a @ (0x80 | 0x81), b, ref after @ ..]
+            | [0xF0, 0x80, a @ (0x80 | 0x81), b, ref after @ ..]
+                if continuation(b) =>
+            {
                 out.push((a & 1) << 6 | b & 0x3F);
-                found = true;
                 after
             }
-            [byte, ref after @ ..] => {
-                out.push(byte);
-                after
-            }
-            [] => return found,
+            [] => return true,
+            _ => return false,
         };
+    }
+}
+
+/// Writes a run of letters that are no ASCII.
+fn push_folded(run: &[u8], out: &mut Vec<u8>) {
+    if run == [0xA0] {
+        // Latin-1's no-break space, which MySQL takes for one.
+        return out.push(b' ');
+    }
+    for chunk in run.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            push_wide(out, u32::from(letter));
+        }
+        out.extend_from_slice(chunk.invalid());
     }
 }
 
@@ -358,7 +451,11 @@ mod tests {
         assert_eq!(decoded("/%252e%252e%255c", ""), "/../");
         assert_eq!(decoded("/..%c0%af..%e0%80%af", ""), "/../../");
         assert_eq!(decoded("/%u002e%uFF0E/", ""), "/../");
-        assert_eq!(decoded("/", "q=UNION%20/**/+SELECT/*!50000x*/"), "/?q=union select x*/");
+        assert_eq!(decoded("/%25252e%25252e/", ""), "/../");
+        assert_eq!(decoded("/", "q=UNION%20/**/+SELECT/*!50000x*/1"), "/?q=union select x 1");
+        assert_eq!(decoded("/1'/**/union/*a*/select/*", ""), "/1' union select/*");
+        assert_eq!(decoded("/", "q=1%A0or%C2%A01"), "/?q=1 or 1");
+        assert_eq!(decoded("/", "q=%EF%BC%9Cscript%EF%BC%9E"), "/?q=<script>");
         assert_eq!(decoded("/", "q=&#60;script&#x3e;&lt;"), "/?q=<script><");
         assert_eq!(decoded("http://a.example/x//y", ""), "http://a.example/x/y");
         assert_eq!(decoded("/100%", "a=%zz&b=%"), "/100%?a=%zz&b=%");
@@ -380,6 +477,10 @@ mod tests {
         assert_eq!(notes("/a%20b%C3%A9"), Notes::default());
         assert_eq!(notes("/%252e"), only(Note::Double));
         assert_eq!(notes("/%c0%ae"), only(Note::Overlong));
+        assert_eq!(notes("/a%c0%a7b"), only(Note::Overlong));
+        // Korean, as it was written before UTF-8.
+        assert_eq!(notes("/%c0%a7"), Notes::default());
+        assert_eq!(notes("/%b1%e8%c0%af%bd%c5"), Notes::default());
         assert_eq!(notes("/%00"), only(Note::Null));
         assert_eq!(notes("/%0d%0a"), only(Note::Control));
         assert_eq!(notes("/%u0041"), only(Note::PercentU));

@@ -8,12 +8,13 @@
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
+use ipwarden::record::Verdict;
 use regex::bytes::Regex;
 
 use super::Needs;
 use crate::detect::Observation;
 use crate::detect::shape::{LineKind, is_random};
-use crate::detect::text::{Notes, Target};
+use crate::detect::text::{Notes, Target, decode_text};
 
 /// Which text a condition looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Place {
     Target,
     /// The user agent in lower case.
     Agent,
+    /// User agent, referer and host, each on a line of its own, decoded once, in lower case.
+    Headers,
 }
 
 /// How a literal lies in its text.
@@ -48,7 +51,7 @@ pub enum How {
 }
 
 /// A condition on a text: one of its literals or expressions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct TextCondition {
     /// Literals in lower case.
     pub literals: Vec<(How, Vec<u8>)>,
@@ -57,7 +60,7 @@ pub struct TextCondition {
 }
 
 /// Conditions that must all hold.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Conditions {
     /// On texts.
     pub texts: Vec<(Place, TextCondition)>,
@@ -69,6 +72,8 @@ pub struct Conditions {
     pub not_methods: Vec<String>,
     /// One of these statuses; all when empty.
     pub statuses: Vec<Range<u16>>,
+    /// None of these.
+    pub not_statuses: Vec<Range<u16>>,
     /// Whether the path is one of the site's static files or of those that browsers ask for
     /// by themselves.
     pub is_static: Option<bool>,
@@ -92,7 +97,7 @@ impl Conditions {
     pub fn needs(&self) -> Needs {
         let looks = |wanted: &[Place]| self.texts.iter().any(|(place, _)| wanted.contains(place));
         Needs {
-            user_agent: looks(&[Place::Agent]) || self.has_agent.is_some(),
+            user_agent: looks(&[Place::Agent, Place::Headers]) || self.has_agent.is_some(),
             query: looks(&[Place::Query, Place::Target]) || self.random == Some(Place::Query),
         }
     }
@@ -122,6 +127,8 @@ pub struct Matcher {
     target_patterns: Vec<Pattern>,
     agent: Option<AhoCorasick>,
     agent_patterns: Vec<Pattern>,
+    headers: Option<AhoCorasick>,
+    headers_patterns: Vec<Pattern>,
     regexes: Vec<Regex>,
     atoms: usize,
     alternatives: Vec<Alternative>,
@@ -148,6 +155,7 @@ pub struct Match {
 pub struct Scratch {
     target: Target,
     agent: Vec<u8>,
+    headers: Vec<u8>,
     /// Generation of the hit and where it was, by atom.
     hits: Vec<(u32, Place2)>,
     hit_list: Vec<u32>,
@@ -156,18 +164,25 @@ pub struct Scratch {
 }
 
 /// Where an atom hit.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Place2 {
     start: u32,
     end: u32,
-    agent: bool,
+    place: Place,
 }
+
+/// No hit: of no generation.
+const NOWHERE: (u32, Place2) = (0, Place2 { start: 0, end: 0, place: Place::Target });
 
 impl Scratch {
     /// The text that a match is about.
     #[must_use]
     pub fn fragment(&self, found: &Match) -> &[u8] {
-        let text = if found.place == Place::Agent { &self.agent } else { self.target.text() };
+        let text = match found.place {
+            Place::Agent => &self.agent,
+            Place::Headers => &self.headers,
+            Place::Path | Place::Query | Place::Target => self.target.text(),
+        };
         text.get(found.at.clone()).unwrap_or_default()
     }
 
@@ -194,6 +209,7 @@ pub struct TooLarge(aho_corasick::BuildError);
 pub struct Builder {
     target: (Vec<Vec<u8>>, Vec<Pattern>),
     agent: (Vec<Vec<u8>>, Vec<Pattern>),
+    headers: (Vec<Vec<u8>>, Vec<Pattern>),
     regexes: Vec<Regex>,
     atoms: u32,
     alternatives: Vec<Alternative>,
@@ -222,8 +238,11 @@ impl Builder {
         let first = self.regexes.len();
         self.regexes.extend(condition.regexes);
         let regexes = first..self.regexes.len();
-        let (literals, patterns) =
-            if place == Place::Agent { &mut self.agent } else { &mut self.target };
+        let (literals, patterns) = match place {
+            Place::Agent => &mut self.agent,
+            Place::Headers => &mut self.headers,
+            Place::Path | Place::Query | Place::Target => &mut self.target,
+        };
         for (how, literal) in condition.literals {
             literals.push(literal);
             let regexes = if how == How::Near { regexes.clone() } else { 0..0 };
@@ -262,6 +281,8 @@ impl Builder {
             target_patterns: self.target.1,
             agent: automaton(&self.agent.0)?,
             agent_patterns: self.agent.1,
+            headers: automaton(&self.headers.0)?,
+            headers_patterns: self.headers.1,
             regexes: self.regexes,
             atoms: self.atoms as usize,
             alternatives: self.alternatives,
@@ -277,7 +298,7 @@ impl Matcher {
     pub fn run(&self, observed: &Observation<'_>, scratch: &mut Scratch) {
         scratch.generation = scratch.generation.wrapping_add(1);
         if scratch.hits.len() != self.atoms || scratch.generation == 0 {
-            scratch.hits = vec![(0, Place2::default()); self.atoms];
+            scratch.hits = vec![NOWHERE; self.atoms];
             scratch.generation = 1;
         }
         scratch.hit_list.clear();
@@ -290,11 +311,17 @@ impl Matcher {
         scratch.agent.extend(observed.user_agent.iter().map(u8::to_ascii_lowercase));
         self.look_at_target(observed.raw.is_some(), scratch);
         self.look_at_agent(scratch);
+        self.look_at_headers(observed, scratch);
         let is_static = self.static_atom.is_some_and(|atom| hit(scratch, atom).is_some());
         let facts = Facts {
             observed,
-            // Our own refusals say nothing about what the client asked for.
-            status: if observed.verdict.is_refusal() { 0 } else { observed.status },
+            status: match observed.verdict {
+                // Whatever it is answered with, a limit's refusal says what 429 says.
+                Verdict::Limited => 429,
+                // Our other refusals say nothing about what the client asked for.
+                verdict if verdict.is_refusal() => 0,
+                _ => observed.status,
+            },
             is_static,
             line: observed.raw.map(LineKind::of),
         };
@@ -329,7 +356,7 @@ impl Matcher {
                 _ if is_line => continue,
                 Place::Path => (0, path_len),
                 Place::Query => ((path_len + 1).min(text.len()), text.len()),
-                Place::Agent => continue,
+                Place::Agent | Place::Headers => continue,
             };
             if start < from || end > to {
                 continue;
@@ -346,7 +373,7 @@ impl Matcher {
                 },
                 _ => start..end,
             };
-            note(hits, hit_list, *generation, pattern.atom, &range, false);
+            note(hits, hit_list, *generation, pattern.atom, &range, Place::Target);
         }
     }
 
@@ -369,7 +396,36 @@ impl Matcher {
                 },
                 _ => start..end,
             };
-            note(hits, hit_list, *generation, pattern.atom, &range, true);
+            note(hits, hit_list, *generation, pattern.atom, &range, Place::Agent);
+        }
+    }
+
+    /// Only whole headers are looked at: where one begins and ends says nothing here.
+    fn look_at_headers(&self, observed: &Observation<'_>, scratch: &mut Scratch) {
+        let Some(automaton) = &self.headers else { return };
+        let Scratch { headers, hits, hit_list, generation, .. } = scratch;
+        headers.clear();
+        // Nothing is hidden in a header without one of these.
+        let is_odd = |byte: &u8| matches!(byte, b'{' | b'<' | b'\'' | b'`' | b'$' | b'|' | b'%');
+        for header in [observed.user_agent, observed.referer, observed.host] {
+            if header.iter().any(is_odd) {
+                decode_text(header, headers);
+                headers.push(b'\n');
+            }
+        }
+        for found in automaton.find_overlapping_iter(headers.as_slice()) {
+            let pattern = &self.headers_patterns[found.pattern().as_usize()];
+            if hits[pattern.atom as usize].0 == *generation {
+                continue;
+            }
+            let range = match pattern.how {
+                How::Near => match self.expression(pattern, headers) {
+                    Some(range) => range,
+                    None => continue,
+                },
+                _ => found.start()..found.end(),
+            };
+            note(hits, hit_list, *generation, pattern.atom, &range, Place::Headers);
         }
     }
 
@@ -388,11 +444,10 @@ impl Matcher {
             return;
         }
         let at = alternative.atoms.first().and_then(|atom| hit(scratch, *atom));
-        let at = at.unwrap_or_default();
         scratch.matches.push(Match {
             rule: alternative.rule,
-            at: at.start as usize..at.end as usize,
-            place: if at.agent { Place::Agent } else { Place::Target },
+            at: at.map_or(0..0, |at| at.start as usize..at.end as usize),
+            place: at.map_or(Place::Target, |at| at.place),
         });
     }
 }
@@ -403,10 +458,10 @@ fn note(
     generation: u32,
     atom: u32,
     range: &Range<usize>,
-    agent: bool,
+    place: Place,
 ) {
     let small = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-    let place = Place2 { start: small(range.start), end: small(range.end), agent };
+    let place = Place2 { start: small(range.start), end: small(range.end), place };
     hits[atom as usize] = (generation, place);
     list.push(atom);
 }
@@ -436,6 +491,7 @@ impl Facts<'_> {
         line_fits
             && (conditions.statuses.is_empty()
                 || conditions.statuses.iter().any(|range| range.contains(&self.status)))
+            && !conditions.not_statuses.iter().any(|range| range.contains(&self.status))
             && (conditions.methods.is_empty() || conditions.methods.iter().any(is_method))
             && !conditions.not_methods.iter().any(is_method)
             && conditions.is_static.is_none_or(|wanted| wanted == self.is_static)

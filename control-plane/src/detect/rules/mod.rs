@@ -38,6 +38,7 @@ struct Compiled {
     rules: Vec<Rule>,
     memory: Memory,
     known: Vec<Known>,
+    innocents: Vec<Innocent>,
     matcher: Matcher,
 }
 
@@ -60,6 +61,8 @@ pub struct Rule {
     pub distinct: Option<Distinct>,
     /// Whose requests are counted together.
     pub group_by: GroupBy,
+    /// At least this part of all that the address asks meanwhile must match.
+    pub portion: f32,
     /// With a group: so many addresses must have taken part.
     pub spread: u32,
     /// With a group: an address is flagged once it took part so often.
@@ -93,6 +96,8 @@ pub enum Distinct {
     PathStatus,
     /// Queries of a path.
     Query,
+    /// Queries, whatever the path.
+    QueryAlone,
     /// User agents.
     UserAgent,
     /// Addresses, in a group.
@@ -143,6 +148,21 @@ pub struct Example {
     pub every_us: u64,
     /// The address that is flagged, or none.
     pub expect: Option<IpNet>,
+    /// Line of the rule file.
+    pub line: usize,
+}
+
+/// What a harmless client sends: no rule may flag it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Innocent {
+    /// Who it is, for people.
+    pub name: String,
+    /// Lines; `{n}` is the number of the repetition.
+    pub lines: Vec<String>,
+    /// How often the lines come.
+    pub repeat: u32,
+    /// Time between repetitions in microseconds, added to the lines' own time.
+    pub every_us: u64,
     /// Line of the rule file.
     pub line: usize,
 }
@@ -222,8 +242,8 @@ impl Rules {
     }
 
     fn compiled(file: parse::Parsed) -> Self {
-        let parse::Parsed { rules, memory, known, matcher } = file;
-        Self(Arc::new(Compiled { rules, memory, known, matcher }))
+        let parse::Parsed { rules, memory, known, innocents, matcher } = file;
+        Self(Arc::new(Compiled { rules, memory, known, innocents, matcher }))
     }
 
     /// The rules, in the order of the file.
@@ -242,6 +262,12 @@ impl Rules {
     #[must_use]
     pub fn known(&self) -> &[Known] {
         &self.0.known
+    }
+
+    /// What harmless clients send.
+    #[must_use]
+    pub fn innocents(&self) -> &[Innocent] {
+        &self.0.innocents
     }
 
     /// Whether an address lies in a network that a known crawler publishes.

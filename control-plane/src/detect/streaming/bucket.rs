@@ -27,6 +27,8 @@ pub struct Bucket {
     pub began_us: u64,
     /// Requests since then.
     pub count: u64,
+    /// All that the address had asked for by then, whether it matches or not; wraps.
+    pub began_requests: u32,
     /// Requests that no flag counted yet.
     pub pending: u64,
     /// When it last raised a flag, 0 for never.
@@ -63,6 +65,7 @@ impl Bucket {
             at_us: now_us,
             began_us: now_us,
             count: 0,
+            began_requests: 0,
             pending: 0,
             flagged_us: 0,
             seen: Vec::new(),

@@ -278,11 +278,19 @@ impl Detectors {
         }
         let before = slot.bucket_bytes();
         let number = u16::try_from(found.rule).unwrap_or(u16::MAX);
+        let weight = seen.weight.max(1);
+        // This request is among them.
+        let requests = slot.requests;
+        let fresh = || {
+            let mut bucket = Bucket::new(number, rule.capacity, rule.leak_us, seen.time_us);
+            bucket.began_requests = requests.wrapping_sub(weight);
+            bucket
+        };
         let buckets = slot.buckets.get_or_insert_default();
         let at = match buckets.iter().position(|bucket| bucket.rule == number) {
             Some(at) => at,
             None => {
-                buckets.push(Bucket::new(number, rule.capacity, rule.leak_us, seen.time_us));
+                buckets.push(fresh());
                 buckets.len() - 1
             }
         };
@@ -291,9 +299,8 @@ impl Detectors {
         if bucket.level <= 0.0 && bucket.count > 0 {
             // It ran empty in between: what comes is a new story.
             rest(&self.rules, key, bucket, is_group, flags);
-            *bucket = Bucket::new(number, rule.capacity, rule.leak_us, seen.time_us);
+            *bucket = fresh();
         }
-        let weight = seen.weight.max(1);
         let poured = bucket.pour(weight, rule.distinct.map(|distinct| value(distinct, seen)));
         if is_group {
             bucket.note_member(member, weight);
@@ -303,7 +310,9 @@ impl Detectors {
         }
         let is_over = poured == Poured::Over || (bucket.is_flagged && poured == Poured::Known);
         let spread = !is_group || bucket.members.len() >= rule.spread as usize;
-        if is_over && spread && bucket.may_flag(seen.time_us) {
+        let meanwhile = f64::from(requests.wrapping_sub(bucket.began_requests));
+        let is_most = bucket.count as f64 >= f64::from(rule.portion) * meanwhile;
+        if is_over && spread && is_most && bucket.may_flag(seen.time_us) {
             raise(&self.rules, key, bucket, is_group, flags);
         }
         let after = slot.bucket_bytes();
@@ -328,6 +337,7 @@ impl Detectors {
             }
         }
         slot.age(now_s, memory.leak_s);
+        slot.requests = slot.requests.wrapping_add(seen.weight.max(1));
         let Some((points, rule)) = odd.filter(|(points, _)| *points > 0.0) else {
             if (200..400).contains(&seen.status) {
                 slot.ordinary = (slot.ordinary + seen.weight.max(1) as f32).min(1e6);
@@ -506,6 +516,7 @@ fn value(distinct: Distinct, seen: &Observation<'_>) -> u32 {
             hash.write_u8(b'?');
             hash.write(seen.query);
         }
+        Distinct::QueryAlone => hash.write(seen.query),
         Distinct::UserAgent => hash.write(seen.user_agent),
         Distinct::Address => hash.write_u64(address_key(seen.ip)),
     }

@@ -16,6 +16,7 @@ fn seen<'a>(ip: &str, at_us: u64, method: &'a str, path: &'a str, status: u16) -
         query: b"",
         status,
         user_agent: b"Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
+        referer: b"",
         bytes_out: 1_000,
         verdict: Verdict::Admitted,
         weight: 1,

@@ -33,6 +33,7 @@ pub(super) fn conditions(section: &mut Section<'_>, at: &mut Reader<'_>) -> Cond
     found.lines = section.words(at, "line", &LineKind::WORDS);
     if let Some(mut not) = section.table(at, "not") {
         found.not_texts = texts(&mut not, at);
+        found.not_statuses = statuses(&mut not, at);
         found.not_methods = not.texts(at, "method").into_iter().map(|(_, text)| text).collect();
         not.finish(at);
     }
@@ -46,6 +47,7 @@ fn texts(section: &mut Section<'_>, at: &mut Reader<'_>) -> Vec<(Place, TextCond
         ("query", Place::Query),
         ("target", Place::Target),
         ("user_agent", Place::Agent),
+        ("headers", Place::Headers),
         // A second condition on the same text, where both must hold.
         ("and_path", Place::Path),
         ("and_query", Place::Query),
@@ -91,6 +93,14 @@ pub(super) fn text_condition(
                         position,
                         &format!("{}.{key}", section.path),
                         "only a query has parameters",
+                    );
+                    continue;
+                }
+                How::Exact | How::Prefix | How::Suffix if place == Place::Headers => {
+                    at.error(
+                        position,
+                        &format!("{}.{key}", section.path),
+                        "headers are several: expected contains, or regex with near",
                     );
                     continue;
                 }

@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use self::conditions::{conditions, text_condition};
 use self::section::{Reader, Section};
 use super::matcher::{Builder, Conditions, Matcher, Place, TextCondition};
-use super::{Distinct, Example, GroupBy, Known, MAX_RULES, Memory, Needs, Rule};
+use super::{Distinct, Example, GroupBy, Innocent, Known, MAX_RULES, Memory, Needs, Rule};
 use crate::config::nearest;
 use crate::detect::Severity;
 
@@ -34,6 +34,8 @@ pub struct Parsed {
     pub memory: Memory,
     /// Known networks.
     pub known: Vec<Known>,
+    /// What harmless clients send.
+    pub innocents: Vec<Innocent>,
     /// The compiled conditions.
     pub matcher: Matcher,
 }
@@ -50,6 +52,7 @@ pub fn file(text: &str, defaults: Option<&str>) -> Result<Parsed, Vec<ConfigErro
         _ => Draft::default(),
     };
     whole.take(own, &mut errors);
+    whole.share_conditions(&mut errors);
     // Fields are looked at by what they mean; people read files by line.
     errors.sort_by_key(|error| {
         let number = error.place.strip_prefix("line ").and_then(|rest| rest.split(':').next());
@@ -58,8 +61,8 @@ pub fn file(text: &str, defaults: Option<&str>) -> Result<Parsed, Vec<ConfigErro
     let mut builder = Builder::default();
     builder.statics(whole.statics.unwrap_or_default());
     let mut rules = Vec::new();
-    for (rule, alternatives) in whole.rules {
-        for conditions in alternatives {
+    for (rule, matches) in whole.rules {
+        for conditions in matches.alternatives {
             builder.alternative(rules.len(), conditions);
         }
         rules.push(rule);
@@ -74,7 +77,7 @@ pub fn file(text: &str, defaults: Option<&str>) -> Result<Parsed, Vec<ConfigErro
     match builder.build() {
         Ok(matcher) => {
             let memory = whole.memory.unwrap_or(DEFAULT_MEMORY);
-            Ok(Parsed { rules, memory, known: whole.known, matcher })
+            Ok(Parsed { rules, memory, known: whole.known, innocents: whole.innocents, matcher })
         }
         Err(error) => {
             Err(vec![ConfigError { place: "rule".to_owned(), message: error.to_string() }])
@@ -89,11 +92,20 @@ const DEFAULT_MEMORY: Memory = Memory { capacity: 24.0, leak_s: 1_800, severity:
 struct Draft {
     defaults: bool,
     disable: Vec<(String, String)>,
-    rules: Vec<(Rule, Vec<Conditions>)>,
+    rules: Vec<(Rule, Matches)>,
     adjust: Vec<Adjust>,
     memory: Option<Memory>,
     known: Vec<Known>,
+    innocents: Vec<Innocent>,
     statics: Option<TextCondition>,
+}
+
+/// What a rule matches, or whose conditions it takes.
+#[derive(Default)]
+struct Matches {
+    alternatives: Vec<Conditions>,
+    /// Place in the file and name of the other rule.
+    like: Option<(String, String)>,
 }
 
 struct Adjust {
@@ -174,6 +186,10 @@ impl Draft {
             section.finish(&mut at);
             draft.known.push(Known { name, networks, domains });
         }
+        for mut section in top.sections(&mut at, "innocent") {
+            draft.innocents.extend(innocent(&mut section, &mut at));
+            section.finish(&mut at);
+        }
         if let Some(mut section) = top.table(&mut at, "static") {
             draft.statics = Some(text_condition(&mut section, &mut at, Place::Path));
             section.finish(&mut at);
@@ -184,15 +200,12 @@ impl Draft {
 
     /// Another file over this one.
     fn take(&mut self, other: Self, errors: &mut Vec<ConfigError>) {
-        for (rule, conditions) in other.rules {
+        for (rule, matches) in other.rules {
             self.rules.retain(|(known, _)| known.name != rule.name);
-            self.rules.push((rule, conditions));
+            self.rules.push((rule, matches));
         }
-        let names: Vec<String> = self.rules.iter().map(|(rule, _)| rule.name.clone()).collect();
-        let unknown = |name: &str| match nearest(name, names.iter().cloned()) {
-            Some(meant) => format!("no rule is called '{name}': did you mean '{meant}'?"),
-            None => format!("no rule is called '{name}': see `ipwarden rules` for those there are"),
-        };
+        let names: Vec<String> = self.names();
+        let unknown = |name: &str| unknown(name, &names);
         for adjust in other.adjust {
             let Some((rule, _)) = self.rules.iter_mut().find(|(rule, _)| rule.name == adjust.name)
             else {
@@ -212,11 +225,49 @@ impl Draft {
         }
         self.memory = other.memory.or(self.memory);
         self.known.extend(other.known);
+        self.innocents.extend(other.innocents);
         self.statics = other.statics.or(self.statics.take());
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.rules.iter().map(|(rule, _)| rule.name.clone()).collect()
+    }
+
+    /// Gives rules that match like another one its conditions.
+    fn share_conditions(&mut self, errors: &mut Vec<ConfigError>) {
+        let own: Vec<(String, Needs, Vec<Conditions>)> = self
+            .rules
+            .iter()
+            .filter(|(_, matches)| matches.like.is_none())
+            .map(|(rule, matches)| (rule.name.clone(), rule.needs, matches.alternatives.clone()))
+            .collect();
+        let names = self.names();
+        for (rule, matches) in &mut self.rules {
+            let Some((place, name)) = matches.like.take() else { continue };
+            match own.iter().find(|(known, ..)| *known == name) {
+                Some((_, needs, alternatives)) => {
+                    matches.alternatives.clone_from(alternatives);
+                    rule.needs.user_agent |= needs.user_agent;
+                    rule.needs.query |= needs.query;
+                }
+                None if names.contains(&name) => {
+                    let message = format!("'{name}' has no conditions of its own");
+                    errors.push(ConfigError { place, message });
+                }
+                None => errors.push(ConfigError { place, message: unknown(&name, &names) }),
+            }
+        }
     }
 }
 
-fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Conditions>)> {
+fn unknown(name: &str, names: &[String]) -> String {
+    match nearest(name, names.iter().cloned()) {
+        Some(meant) => format!("no rule is called '{name}': did you mean '{meant}'?"),
+        None => format!("no rule is called '{name}': see `ipwarden rules` for those there are"),
+    }
+}
+
+fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Matches)> {
     let name = section.text(at, "name").unwrap_or_default();
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
@@ -247,6 +298,7 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
             ("path", Distinct::Path),
             ("path-status", Distinct::PathStatus),
             ("query", Distinct::Query),
+            ("query-alone", Distinct::QueryAlone),
             ("user-agent", Distinct::UserAgent),
             ("address", Distinct::Address),
         ],
@@ -257,6 +309,12 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
         &[("address", GroupBy::Address), ("network", GroupBy::Network), ("asn", GroupBy::Asn)],
     );
     let group_by = group_by.unwrap_or(GroupBy::Address);
+    let portion = section.number(at, "portion").unwrap_or(0.0);
+    if portion > 1.0 {
+        section.wrong(at, "portion", "expected a number from 0 to 1");
+    } else if portion > 0.0 && group_by != GroupBy::Address {
+        section.wrong(at, "portion", "is of one address: expected no group_by beside it");
+    }
     let spread = section.integer(at, "spread", 1, 1_000).unwrap_or(1);
     let share = section.integer(at, "share", 1, 1_000).unwrap_or(1);
     let memory = section.number(at, "memory").unwrap_or(0.0);
@@ -270,7 +328,15 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
         section.finish(at);
         alternatives.push(found);
     }
-    if alternatives.is_empty() && !section.has("match") {
+    let like = section.texts(at, "match_like").into_iter().next();
+    let like = like.map(|(place, name)| (at.place(place, &section.field("match_like")), name));
+    if like.is_some() && !alternatives.is_empty() {
+        section.wrong(
+            at,
+            "match_like",
+            "takes another rule's conditions: expected no match beside it",
+        );
+    } else if alternatives.is_empty() && like.is_none() && !section.has("match") {
         section.missing(at, "match", "a table of conditions, or several of which one is enough");
     }
     let mut examples = Vec::new();
@@ -281,7 +347,7 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
     section.finish(at);
     let mut needs = Needs {
         user_agent: distinct == Some(Distinct::UserAgent),
-        query: distinct == Some(Distinct::Query),
+        query: matches!(distinct, Some(Distinct::Query | Distinct::QueryAlone)),
     };
     for found in alternatives.iter().map(Conditions::needs) {
         needs.user_agent |= found.user_agent;
@@ -296,6 +362,7 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
         leak_us: leak_us.unwrap_or(60_000_000),
         distinct,
         group_by,
+        portion,
         spread: u32::try_from(spread).unwrap_or(1),
         share: u32::try_from(share).unwrap_or(1),
         memory,
@@ -303,17 +370,33 @@ fn rule(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<(Rule, Vec<Con
         examples,
         needs,
     };
-    Some((rule, alternatives))
+    Some((rule, Matches { alternatives, like }))
 }
 
-fn example(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<Example> {
-    let line = at.line(section.at);
+/// Lines, how often they come, and the time in between.
+fn repeated_lines(section: &mut Section<'_>, at: &mut Reader<'_>) -> (Vec<String>, u32, u64) {
     let lines: Vec<String> = section.texts(at, "lines").into_iter().map(|(_, text)| text).collect();
     if lines.is_empty() {
         section.missing(at, "lines", "lines of an access log");
     }
     let repeat = section.integer(at, "repeat", 1, MAX_REPEAT).unwrap_or(1);
     let every_us = section.duration(at, "every").unwrap_or(0);
+    (lines, u32::try_from(repeat).unwrap_or(1), every_us)
+}
+
+fn innocent(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<Innocent> {
+    let line = at.line(section.at);
+    let name = section.text(at, "name");
+    if name.is_none() {
+        section.missing(at, "name", "who it is, in a few words");
+    }
+    let (lines, repeat, every_us) = repeated_lines(section, at);
+    Some(Innocent { name: name?, lines, repeat, every_us, line })
+}
+
+fn example(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<Example> {
+    let line = at.line(section.at);
+    let (lines, repeat, every_us) = repeated_lines(section, at);
     let expect = match section.text(at, "expect").as_deref() {
         None => {
             section.missing(at, "expect", "an address, or 'none'");
@@ -328,7 +411,7 @@ fn example(section: &mut Section<'_>, at: &mut Reader<'_>) -> Option<Example> {
             }
         },
     };
-    Some(Example { lines, repeat: u32::try_from(repeat).unwrap_or(1), every_us, expect, line })
+    Some(Example { lines, repeat, every_us, expect, line })
 }
 
 #[cfg(test)]
