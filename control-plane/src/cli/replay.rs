@@ -1,5 +1,5 @@
-//! `ipwarden replay`: existing access logs through the detectors and the policy of the running
-//! system. Stores nothing, asks nobody, needs no service.
+//! `ipwarden replay`: existing access logs through the detectors, the hourly pass and the policy
+//! of the running system. Stores nothing, asks nobody, needs no service.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -18,8 +18,9 @@ use super::table::{Grid, fixed, flexible, moment, number};
 use super::text::{clean, counted};
 use crate::accesslog::{Entry, Format as LogFormat, LINE_BYTES};
 use crate::config::Detect;
+use crate::detect::pass::hours::{Bounds, Hours};
 use crate::detect::policy::{self, Action, Ground};
-use crate::detect::{Detectors, Flag, Rules, Severity, Source, combined_score};
+use crate::detect::{Detectors, Flag, Observation, Rules, Severity, Source, combined_score};
 
 /// Refused lines that are shown.
 const EXAMPLES: usize = 5;
@@ -29,6 +30,8 @@ const EXAMPLE_BYTES: usize = 120;
 const SUSPECTS_MAX: usize = 200_000;
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Microseconds of an hour.
+const HOUR_US: u64 = 3_600_000_000;
 /// The bar moves after so many lines.
 const PROGRESS_LINES: u64 = 4_096;
 
@@ -49,6 +52,11 @@ pub struct ReplayArgs {
     /// Other thresholds: an ipwarden.toml (its section detect) or a rule file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+
+    /// Also list addresses of which only the hourly pass has something to say, and nothing worse
+    /// than many requests, visits of sensitive paths or being unlike the others
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// What the logs gave.
@@ -110,17 +118,61 @@ struct View<'a> {
 /// that is not in order.
 pub fn run(session: &mut Session, args: &ReplayArgs) -> Result<()> {
     let (settings, rules) = settings(args.config.as_deref())?;
-    let mut detectors = Detectors::new(rules);
-    let mut found = Found::default();
+    let mut detecting = Detecting {
+        hours: Hours::new(settings.pass.clone(), Bounds::default()),
+        known: rules.clone(),
+        detectors: Detectors::new(rules),
+        found: Found::default(),
+    };
     let progress = Progress::new(session.shows_progress);
     for name in &args.files {
-        feed(name, args.format, &mut detectors, &mut found, &progress)?;
+        feed(name, args.format, &mut detecting, &progress)?;
     }
-    let rest = detectors.flush();
-    found.take(rest);
+    let found = detecting.finish();
     progress.finish();
-    tell(session, &found, &settings)?;
-    notes(session, &found)
+    tell(session, &found, &settings, args.all)?;
+    notes(session, &found, &settings, args.all)
+}
+
+/// Everything that looks at a line, and what it found.
+struct Detecting {
+    detectors: Detectors,
+    hours: Hours,
+    known: Rules,
+    found: Found,
+}
+
+impl Detecting {
+    fn observe(&mut self, seen: &Observation<'_>) {
+        let found = &mut self.found;
+        found.first_us = match found.first_us {
+            0 => seen.time_us,
+            first => first.min(seen.time_us),
+        };
+        found.last_us = found.last_us.max(seen.time_us);
+        let flags = self.detectors.observe(seen);
+        if !flags.is_empty() {
+            self.found.take(flags);
+        }
+        let flags = self.hours.observe(seen);
+        if !flags.is_empty() {
+            self.take_of_pass(flags);
+        }
+    }
+
+    fn finish(mut self) -> Found {
+        let rest = self.detectors.flush();
+        self.found.take(rest);
+        let rest = self.hours.finish();
+        self.take_of_pass(rest);
+        self.found
+    }
+
+    /// As in the running system: crawlers that are known by their networks are spared.
+    fn take_of_pass(&mut self, mut flags: Vec<Flag>) {
+        flags.retain(|flag| !self.known.knows(flag.target.addr()));
+        self.found.take(flags);
+    }
 }
 
 /// The policy and the rules of a file, or the defaults.
@@ -144,8 +196,7 @@ fn settings(path: Option<&Path>) -> Result<(Detect, Rules)> {
 fn feed(
     name: &str,
     format: LogFormat,
-    detectors: &mut Detectors,
-    found: &mut Found,
+    detecting: &mut Detecting,
     progress: &Progress,
 ) -> Result<()> {
     let failed = |source| CliError::File { path: name.to_owned(), source };
@@ -162,9 +213,9 @@ fn feed(
     if is_gzip {
         // Several members in a row are what log rotation by appending leaves.
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(reader));
-        lines(name, &mut reader, format, detectors, found, progress)
+        lines(name, &mut reader, format, detecting, progress)
     } else {
-        lines(name, &mut reader, format, detectors, found, progress)
+        lines(name, &mut reader, format, detecting, progress)
     }
     .map_err(failed)
 }
@@ -173,8 +224,7 @@ fn lines(
     name: &str,
     reader: &mut impl BufRead,
     format: LogFormat,
-    detectors: &mut Detectors,
-    found: &mut Found,
+    detecting: &mut Detecting,
     progress: &Progress,
 ) -> std::io::Result<()> {
     let mut line = Vec::new();
@@ -200,21 +250,11 @@ fn lines(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        found.lines += 1;
+        detecting.found.lines += 1;
         match entry.read(&line, format) {
-            Ok(()) => {
-                let seen = entry.observation();
-                found.first_us = match found.first_us {
-                    0 => seen.time_us,
-                    first => first.min(seen.time_us),
-                };
-                found.last_us = found.last_us.max(seen.time_us);
-                let flags = detectors.observe(&seen);
-                if !flags.is_empty() {
-                    found.take(flags);
-                }
-            }
+            Ok(()) => detecting.observe(&entry.observation()),
             Err(error) => {
+                let found = &mut detecting.found;
                 found.rejected += 1;
                 if found.examples.len() < EXAMPLES {
                     let shown = line.get(..line.len().min(EXAMPLE_BYTES)).unwrap_or_default();
@@ -262,7 +302,15 @@ impl Found {
                     reason.detail = flag.detail;
                 }
                 None => suspect.reasons.push(Reason {
-                    first_us: flag.evidence.first().map_or(flag.time_us, |one| one.time_us),
+                    first_us: match flag.source {
+                        Source::Streaming => {
+                            flag.evidence.first().map_or(flag.time_us, |one| one.time_us)
+                        }
+                        // Some time in its hour, and not before the log.
+                        Source::Hourly => {
+                            (flag.time_us - flag.time_us % HOUR_US).max(self.first_us)
+                        }
+                    },
                     last_us: flag.time_us,
                     rule: flag.rule,
                     detail: flag.detail,
@@ -310,10 +358,19 @@ fn time(micros: u64) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-fn tell(session: &mut Session, found: &Found, settings: &Detect) -> Result<()> {
+/// Whether all that is known is what harmless clients do as well: the pass's weak reasons, which
+/// say something beside others.
+fn is_faint(suspect: &Suspect) -> bool {
+    let faint =
+        |one: &Reason| one.source == Source::Hourly && one.score < Severity::Medium.weight();
+    suspect.reasons.iter().all(faint)
+}
+
+fn tell(session: &mut Session, found: &Found, settings: &Detect, all: bool) -> Result<()> {
     let mut rows: Vec<(f64, Action, &IpNet, &Suspect)> = found
         .suspects
         .iter()
+        .filter(|(_, suspect)| all || !is_faint(suspect))
         .map(|(target, suspect)| {
             let score = combined_score(suspect.reasons.iter().map(|reason| reason.score));
             (score, action(settings, target, suspect), target, suspect)
@@ -431,7 +488,17 @@ fn people(
 }
 
 /// What could not be read or listed, beside the answer.
-fn notes(session: &mut Session, found: &Found) -> Result<()> {
+fn notes(session: &mut Session, found: &Found, settings: &Detect, all: bool) -> Result<()> {
+    let unlisted = |(target, suspect): &(&IpNet, &Suspect)| {
+        is_faint(suspect) && action(settings, target, suspect) != Action::None
+    };
+    let faint = found.suspects.iter().filter(unlisted).count() as u64;
+    if faint > 0 && !all {
+        let addresses = counted(faint, "address", "addresses");
+        session.note(format!(
+            "{addresses} more did nothing but what the hourly pass looks at (many requests, sensitive paths, being unlike the others): --all lists them"
+        ))?;
+    }
     if found.rejected > 0 {
         let lines = counted(found.rejected, "line was", "lines were");
         session.note(format!("{WARN}{lines} not read{WARN:#}, such as:"))?;

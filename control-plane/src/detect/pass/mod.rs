@@ -3,10 +3,12 @@
 //! | module | owns |
 //! |---|---|
 //! | [`features`] | what the forest looks at |
+//! | [`hours`] | the hours of a log, without a store |
 //! | [`rules`] | pure: from an hour's rollups to flags |
 //! | [`run`] | when, once, and where flags go |
 
 pub mod features;
+pub mod hours;
 pub mod rules;
 pub mod run;
 
