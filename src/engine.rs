@@ -24,6 +24,7 @@ use crate::limits::{GrpcStatus, Mode, Standing};
 use crate::privacy::{self, disguise::Disguise};
 use crate::record::buffer::{Buffer, Cause, Policy, Requester};
 use crate::record::delivery::{self, Answer as ShipAnswer, Delivery, Identity, Shipment};
+use crate::record::handover::{Counts as HandoverCounts, Handover};
 use crate::record::{Record, Verdict};
 use crate::refusal::{Replies, Reply, Response, ratelimit_headers};
 use crate::shared::SharedData;
@@ -235,6 +236,15 @@ pub struct Ticked {
     pub lookups_lost: u64,
 }
 
+/// Messages for the control plane that a worker at its end left to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// Left in shared data.
+    pub messages: u64,
+    /// For which there was no place.
+    pub refused: u64,
+}
+
 /// Random numbers and names that only the adapter can know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
@@ -260,6 +270,7 @@ pub struct Engine {
     replies: Replies,
     buffer: Buffer,
     delivery: Delivery,
+    handover: Handover,
     report: Report,
     next_fill_us: u64,
     /// A request was seen: only then is the table built (Envoy's main thread has a VM too,
@@ -309,6 +320,7 @@ impl Engine {
             next_fill_us: 0,
             buffer,
             delivery: Delivery::new(identity),
+            handover: Handover::new(&namespace),
             id: worker.id,
             config,
             awake: false,
@@ -338,6 +350,7 @@ impl Engine {
     pub fn start(&mut self, shared: &mut dyn SharedData) {
         // Where the host refuses now, whoever leads first makes the keys.
         let _ = self.replicator.initialise(shared);
+        let _ = self.handover.open(shared);
         self.limiter.open(shared);
         if let Some(geo) = &mut self.geo {
             geo.open(shared);
@@ -568,6 +581,13 @@ impl Engine {
         clock: &mut dyn FnMut() -> Nanos,
     ) -> Ticked {
         self.buffer.tick(now_us);
+        if self.config.control_plane.is_some()
+            && !self.draining
+            && self.delivery.may_inherit()
+            && let Some(messages) = self.handover.take(shared)
+        {
+            self.delivery.inherit(messages);
+        }
         let mut ticked = Ticked::default();
         if self.replicator.is_importing() {
             ticked.polled =
@@ -779,12 +799,33 @@ impl Engine {
         self.replicator.policies_refused()
     }
 
-    /// The worker is about to end: gives the lease back and closes every batch, to be sent
-    /// by [`Self::next_call`] without waiting for one another.
-    pub fn drain(&mut self, shared: &mut dyn SharedData, now_us: u64) {
+    /// The worker is about to end: gives the lease back, closes every batch and leaves all of
+    /// them to the other workers. They are to be sent by [`Self::next_call`], too, without
+    /// waiting for one another: there may be no other worker, and what arrives twice is stored
+    /// once.
+    pub fn drain(&mut self, shared: &mut dyn SharedData, now_us: u64) -> Left {
         self.draining = true;
         self.replicator.release(shared);
         self.buffer.close(now_us);
+        if self.config.control_plane.is_none() {
+            return Left::default();
+        }
+        let applied = self.follower.revision().unwrap_or_default();
+        let messages = self.delivery.leave(now_us, &mut self.buffer, applied);
+        if messages.is_empty() {
+            return Left::default();
+        }
+        let count = messages.len() as u64;
+        if self.handover.leave(shared, &messages) {
+            Left { messages: count, refused: 0 }
+        } else {
+            Left { messages: 0, refused: count }
+        }
+    }
+
+    /// What was taken of workers that ended since the last call.
+    pub fn take_handover_counts(&mut self) -> HandoverCounts {
+        self.handover.take_counts()
     }
 
     /// Whether everything recorded was taken by the control plane.
@@ -949,11 +990,12 @@ mod tests {
             assert_eq!(judge(&mut worker, &mut shared, ip("203.0.113.7"), "/", 0).decision(), 1);
         }
         assert_eq!((shared.gets, shared.sets), (gets, sets));
-        // An idle tick costs one read: the head. (The first one looks at the table of buckets.)
+        // An idle tick costs two reads: the head, and whether a worker that ended left records.
+        // (The first one looks at the table of buckets.)
         tick(&mut worker, &mut shared, 1);
         let (gets, sets) = (shared.gets, shared.sets);
         tick(&mut worker, &mut shared, 2);
-        assert_eq!((shared.gets, shared.sets), (gets + 1, sets));
+        assert_eq!((shared.gets, shared.sets), (gets + 2, sets));
     }
 
     #[test]
@@ -1016,6 +1058,86 @@ mod tests {
         worker.answered(ship.id, 200, b"", &mut shared, 8);
         assert!(worker.is_drained());
         assert!(next.next_call(&mut shared, 9).is_some(), "the lease is free at once");
+    }
+
+    /// The records of the batches that a worker sends now, and the seen of the last message.
+    fn shipped(worker: &mut Engine, shared: &mut MemoryShared, now_us: u64) -> (Vec<u64>, u64) {
+        let (mut numbers, mut seen) = (Vec::new(), 0);
+        while let Some(call) = worker.next_call(shared, now_us) {
+            if call.path == "/v1/requests" {
+                let body = call.body.unwrap().1;
+                let batch = crate::record::wire::decode(&body).unwrap();
+                numbers.extend(batch.records.iter().map(|_| batch.header.stream));
+                seen = batch.header.seen;
+                worker.answered(call.id, 200, b"", shared, now_us);
+            }
+        }
+        (numbers, seen)
+    }
+
+    #[test]
+    fn what_a_worker_could_not_ship_another_ships_even_one_that_sees_no_requests() {
+        let mut shared = MemoryShared::default();
+        let (mut old, mut heir) = (engine(CONFIG, 1), engine(CONFIG, 2));
+        old.start(&mut shared);
+        old.record(&crate::record::wire::tests::record(), 5);
+        old.tick(&mut shared, 2_000_000, &mut || 1);
+        // On its way when the VM ends: nobody learns whether it arrived.
+        let sent = core::iter::from_fn(|| old.next_call(&mut shared, 2_000_000)).count();
+        assert_eq!(sent, 2, "a poll and a batch");
+        old.record(&crate::record::wire::tests::record(), 2_000_001);
+        let left = old.drain(&mut shared, 2_000_002);
+        assert_eq!(left, Left { messages: 2, refused: 0 });
+        drop(old);
+        heir.start(&mut shared);
+        tick(&mut heir, &mut shared, 2_100_000);
+        assert_eq!(shipped(&mut heir, &mut shared, 2_100_000), (vec![1, 1], 2));
+        let taken = heir.take_handover_counts();
+        assert_eq!((taken.taken, taken.damaged), (2, 0));
+        tick(&mut heir, &mut shared, 2_200_000);
+        assert_eq!(shipped(&mut heir, &mut shared, 2_200_000), (vec![], 0));
+    }
+
+    #[test]
+    fn a_worker_that_ends_with_nothing_but_new_totals_leaves_those() {
+        let mut shared = MemoryShared::default();
+        let json = r#"{"control_plane": {"cluster": "ipwarden", "token": "t"}, "records": {"skip_paths": ["/a"]}}"#;
+        let (mut old, mut heir) = (engine(json, 1), engine(CONFIG, 2));
+        old.start(&mut shared);
+        heir.start(&mut shared);
+        old.record(&crate::record::wire::tests::record(), 5);
+        assert_eq!(old.drain(&mut shared, 6).messages, 1);
+        tick(&mut heir, &mut shared, 7);
+        assert_eq!(shipped(&mut heir, &mut shared, 7), (vec![], 1));
+        // One that saw nothing leaves nothing.
+        assert_eq!(engine(json, 3).drain(&mut shared, 8), Left::default());
+    }
+
+    #[test]
+    fn an_heir_that_ends_leaves_its_inheritance_and_one_that_gets_no_answer_takes_no_more() {
+        let mut shared = MemoryShared::default();
+        let mut heir = engine(CONFIG, 9);
+        heir.start(&mut shared);
+        for id in 1..=2 {
+            let mut old = engine(CONFIG, id);
+            old.record(&crate::record::wire::tests::record(), 5);
+            assert_eq!(old.drain(&mut shared, 6).messages, 1);
+        }
+        tick(&mut heir, &mut shared, 10);
+        let call = core::iter::from_fn(|| heir.next_call(&mut shared, 10)).last().unwrap();
+        heir.answered(call.id, 503, b"", &mut shared, 11);
+        tick(&mut heir, &mut shared, 12);
+        assert_eq!(heir.take_handover_counts().taken, 1);
+        assert_eq!(heir.drain(&mut shared, 13), Left { messages: 1, refused: 0 });
+        let mut last = engine(CONFIG, 10);
+        last.start(&mut shared);
+        let mut streams = Vec::new();
+        for now_us in [20, 21, 22] {
+            tick(&mut last, &mut shared, now_us);
+            streams.extend(shipped(&mut last, &mut shared, now_us).0);
+        }
+        streams.sort_unstable();
+        assert_eq!(streams, [1, 2]);
     }
 
     fn policy(number: u64, payload: &str) -> Vec<u8> {

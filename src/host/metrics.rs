@@ -71,6 +71,11 @@ pub(super) struct Metrics {
     pub(super) batches_failed: Handle,
     /// Requests whose records were dropped.
     pub(super) records_lost: Handle,
+    /// Messages with records that workers at their end left to others, for which there was no
+    /// place, and that others took.
+    pub(super) handovers_left: Handle,
+    pub(super) handovers_refused: Handle,
+    pub(super) handovers_taken: Handle,
     /// Bytes of records held (of the worker that wrote last).
     pub(super) records_held: Handle,
     /// Requests of each limit, by its name.
@@ -180,6 +185,8 @@ impl Metrics {
         });
         let poll = |result: &str| Handle::counter(&format!("ipwarden_polls.result={result}"));
         let batch = |result: &str| Handle::counter(&format!("ipwarden_batches.result={result}"));
+        let handover =
+            |result: &str| Handle::counter(&format!("ipwarden_handovers.result={result}"));
         let policy =
             |result: &str| Handle::counter(&format!("ipwarden_limits_policies.result={result}"));
         let region =
@@ -204,6 +211,9 @@ impl Metrics {
             batches_rejected: batch("rejected"),
             batches_failed: batch("failed"),
             records_lost: Handle::counter("ipwarden_records_lost"),
+            handovers_left: handover("left"),
+            handovers_refused: handover("refused"),
+            handovers_taken: handover("taken"),
             records_held: Handle::gauge("ipwarden_records_held_bytes"),
             limits: HashMap::new(),
             limits_keys: Handle::gauge("ipwarden_limits_keys"),

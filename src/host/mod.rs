@@ -128,7 +128,7 @@ impl Root {
             root: self.id,
             waiting: geo::Waiting::default(),
             calls: HashMap::new(),
-            tick_ms: TICK_MS,
+            tick_ms: SOON_MS,
             draining_since_us: None,
             takeovers: 0,
             policies_refused: 0,
@@ -136,7 +136,8 @@ impl Root {
             geo_trouble: None,
             geo_gauges: None,
         })));
-        abi::set_tick_ms(TICK_MS);
+        // The first decisions are asked for at once.
+        abi::set_tick_ms(SOON_MS);
         #[cfg(feature = "figures")]
         if figures::report().is_none() {
             log::error!("figure: something is not as it must be");
@@ -171,7 +172,9 @@ impl Context for Root {
         let Some(plugin) = &self.plugin else { return true };
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return true };
         let now_us = abi::now_ns() / 1_000;
-        plugin.engine.drain(&mut HostShared, now_us);
+        let left = plugin.engine.drain(&mut HostShared, now_us);
+        plugin.metrics.handovers_left.add(left.messages);
+        plugin.metrics.handovers_refused.add(left.refused);
         // What is not sent now follows with the tick.
         if !plugin.resume_waiting(true) {
             plugin.send_calls();
@@ -231,6 +234,9 @@ impl Plugin {
         }
         self.note_limits(&ticked);
         self.note_geo(&ticked);
+        let inherited = self.engine.take_handover_counts();
+        self.metrics.handovers_taken.add(inherited.taken);
+        self.metrics.damaged.add(inherited.damaged);
         self.tick_ms_after(&ticked);
         self.go_on();
         let (_, takeovers) = self.engine.leads();

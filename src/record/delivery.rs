@@ -6,6 +6,7 @@
 //! is counted and reported with the next message.
 
 use super::buffer::{Buffer, Sealed, Totals};
+use super::handover::Message;
 use super::{BatchHeader, wire};
 use crate::backoff::Backoff;
 use crate::decisions::Revision;
@@ -63,8 +64,9 @@ impl Answer {
     pub const fn from_status(status: u16) -> Self {
         match status {
             200..=299 => Self::Stored,
-            400 | 413 | 415 | 422 => Self::Rejected,
-            // Wrong token, wrong path, overload: mended on the other side, some day.
+            400 | 413 | 422 => Self::Rejected,
+            // Wrong token, wrong path, overload, an older version (415): mended on the other
+            // side, some day.
             _ => Self::Failed,
         }
     }
@@ -72,10 +74,33 @@ impl Answer {
 
 #[derive(Debug)]
 struct Outgoing {
-    number: u64,
-    sealed: Sealed,
+    content: Content,
     /// Set while a call is under way.
     call: Option<Call>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Recorded here.
+    Own { number: u64, sealed: Sealed },
+    /// Recorded by a worker that has ended, shipped as it stands.
+    Inherited(Message),
+}
+
+impl Content {
+    const fn weight(&self) -> u64 {
+        match self {
+            Self::Own { sealed, .. } => sealed.weight,
+            Self::Inherited(message) => message.weight,
+        }
+    }
+
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Own { sealed, .. } => sealed.records.len(),
+            Self::Inherited(message) => message.body.len(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +150,7 @@ impl Delivery {
     /// Bytes of batches that were sent and not answered.
     #[must_use]
     pub fn outgoing_bytes(&self) -> usize {
-        self.outgoing.iter().map(|outgoing| outgoing.sealed.records.len()).sum()
+        self.outgoing.iter().map(|outgoing| outgoing.content.bytes()).sum()
     }
 
     /// Whether the last attempt failed.
@@ -175,26 +200,22 @@ impl Delivery {
                 let Some(sealed) = buffer.take() else {
                     return self.report(now_us, buffer, applied);
                 };
-                let number = self.next_number;
-                self.next_number += 1;
-                self.outgoing.push(Outgoing { number, sealed, call: None });
+                self.number(sealed);
                 self.outgoing.len() - 1
             }
             None => return None,
         };
         let call = self.call(now_us);
         let totals = buffer.totals();
-        let outgoing = self.outgoing.get(index)?;
-        let body = wire::encode(
-            &self.header(outgoing.number, now_us, totals, applied),
-            outgoing.sealed.base_us,
-            outgoing.sealed.count,
-            &outgoing.sealed.records,
-        );
+        let content = &self.outgoing.get(index)?.content;
+        let body = self.body(content, now_us, totals, applied);
+        // What another worker left says nothing of this one.
+        if matches!(content, Content::Own { .. }) {
+            self.note_sent(now_us, totals, applied);
+        }
         if let Some(outgoing) = self.outgoing.get_mut(index) {
             outgoing.call = Some(call);
         }
-        self.note_sent(now_us, totals, applied);
         Some(Shipment { ticket: call.ticket, body })
     }
 
@@ -224,7 +245,7 @@ impl Delivery {
                 0
             }
             Answer::Rejected => {
-                let weight = self.outgoing.remove(index).sealed.weight;
+                let weight = self.outgoing.remove(index).content.weight();
                 buffer.count_lost(weight);
                 weight
             }
@@ -234,6 +255,66 @@ impl Delivery {
                 }
                 0
             }
+        }
+    }
+
+    /// Whether this worker could ship what another one left: it has nothing of that kind yet,
+    /// and as far as it knows the control plane answers. What is not taken waits in shared
+    /// data, and not in the memory of this worker.
+    #[must_use]
+    pub fn may_inherit(&self) -> bool {
+        let inherits =
+            self.outgoing.iter().any(|outgoing| matches!(outgoing.content, Content::Inherited(_)));
+        !inherits && !self.backoff.is_failing()
+    }
+
+    /// Takes on what a worker that ended left.
+    pub fn inherit(&mut self, messages: Vec<Message>) {
+        let outgoing = messages
+            .into_iter()
+            .map(|message| Outgoing { content: Content::Inherited(message), call: None });
+        self.outgoing.extend(outgoing);
+    }
+
+    /// All that was not answered yet, and the last totals, for another worker to ship: this
+    /// one is about to end. It goes on to ship them itself for as long as it is let.
+    pub fn leave(&mut self, now_us: u64, buffer: &mut Buffer, applied: Revision) -> Vec<Message> {
+        while let Some(sealed) = buffer.take() {
+            self.number(sealed);
+        }
+        let totals = buffer.totals();
+        let mut messages: Vec<Message> = self
+            .outgoing
+            .iter()
+            .map(|Outgoing { content, .. }| Message {
+                weight: content.weight(),
+                body: self.body(content, now_us, totals, applied),
+            })
+            .collect();
+        let own = self.outgoing.iter().any(|one| matches!(one.content, Content::Own { .. }));
+        if !own && totals.seen > 0 && (self.reported.0 != totals || self.report.is_some()) {
+            let header = self.header(0, now_us, totals, applied);
+            messages.push(Message { weight: 0, body: wire::encode(&header, now_us, 0, &[]) });
+        }
+        messages
+    }
+
+    /// Gives a batch its number.
+    fn number(&mut self, sealed: Sealed) {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.outgoing.push(Outgoing { content: Content::Own { number, sealed }, call: None });
+    }
+
+    fn body(&self, content: &Content, now_us: u64, totals: Totals, applied: Revision) -> Vec<u8> {
+        match content {
+            Content::Own { number, sealed } => wire::encode(
+                &self.header(*number, now_us, totals, applied),
+                sealed.base_us,
+                sealed.count,
+                &sealed.records,
+            ),
+            Content::Inherited(message) => message.body.clone(),
         }
     }
 

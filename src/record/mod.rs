@@ -5,9 +5,11 @@
 //! | [`wire`] | the batch format: encoding, bounded decoding |
 //! | [`buffer`] | what is recorded at all, sampling, flood aggregation, the memory bound |
 //! | [`delivery`] | at-least-once shipping with numbers that make it exactly-once in the store |
+//! | [`handover`] | what a worker that ends leaves to the others of its Envoy |
 
 pub mod buffer;
 pub mod delivery;
+pub mod handover;
 pub mod wire;
 
 use core::net::IpAddr;

@@ -89,6 +89,8 @@ pub struct Options {
     pub module: Option<PathBuf>,
     /// Port of an upstream on 127.0.0.1 instead of Envoy's own.
     pub upstream: Option<u16>,
+    /// Whether Envoy may be replaced by a new process that takes its sockets over.
+    pub hot_restart: bool,
     /// `ipwarden.toml` of the control plane; none when empty.
     pub settings: String,
 }
@@ -109,6 +111,7 @@ impl Default for Options {
             dynamic: false,
             module: None,
             upstream: None,
+            hot_restart: false,
             settings: String::new(),
         }
     }
@@ -220,22 +223,7 @@ impl System {
             text = self.move_listener_to_a_file(&text);
         }
         std::fs::write(&bootstrap, text).expect("the bootstrap");
-        let token = self.options.token.clone().unwrap_or_else(|| self.token("proxy"));
-        let child = Command::new(program("E2E_ENVOY", ".tools/envoy/bin/envoy"))
-            .arg("-c")
-            .arg(&bootstrap)
-            .args(["--drain-time-s", "1", "--drain-strategy", "immediate"])
-            .args(["--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"])
-            .args(["--concurrency", &self.options.concurrency.to_string()])
-            .env("IPWARDEN_TOKEN", token)
-            .current_dir(root())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log_file(&self.directory.path().join("envoy.log")))
-            .kill_on_drop(true)
-            .spawn()
-            .expect("Envoy: `make tools` first, or set E2E_ENVOY");
-        self.envoy = Some(child);
+        self.envoy = Some(self.spawn_envoy(0));
         if !self.options.envoy_starts {
             return;
         }
@@ -248,6 +236,67 @@ impl System {
         })
         .await;
         self.envoy = Some(envoy);
+    }
+
+    fn spawn_envoy(&self, epoch: u32) -> Child {
+        let directory = self.directory.path();
+        let base_id = directory.join("base-id");
+        let token = self.options.token.clone().unwrap_or_else(|| self.token("proxy"));
+        let mut command = Command::new(program("E2E_ENVOY", ".tools/envoy/bin/envoy"));
+        match (self.options.hot_restart, epoch) {
+            (false, _) => {
+                command.arg("--disable-hot-restart");
+            }
+            // One that nobody else on this machine has.
+            (true, 0) => {
+                command.args(["--use-dynamic-base-id", "--base-id-path"]).arg(&base_id);
+            }
+            (true, _) => {
+                let base_id = std::fs::read_to_string(base_id).expect("the base id");
+                command.args(["--base-id", base_id.trim()]);
+                command.args(["--restart-epoch", &epoch.to_string()]);
+            }
+        }
+        command
+            .arg("-c")
+            .arg(directory.join("envoy.yaml"))
+            .args(["--drain-time-s", "1", "--drain-strategy", "immediate"])
+            .args(["--parent-shutdown-time-s", "4"])
+            .args(["-l", "warning", "--component-log-level", "wasm:info"])
+            .args(["--concurrency", &self.options.concurrency.to_string()])
+            .env("IPWARDEN_TOKEN", token)
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file(&directory.join("envoy.log")))
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Envoy: `make tools` first, or set E2E_ENVOY")
+    }
+
+    /// Starts a new Envoy that takes the sockets of the running one over, and waits until that
+    /// one has ended. Returns how long the new one took until it was live.
+    ///
+    /// # Panics
+    /// When the system was not started with `hot_restart`, or the old one goes on.
+    pub async fn restart_envoy_hot(&mut self) -> Duration {
+        assert!(self.options.hot_restart, "Envoy was started without it");
+        let mut old = self.envoy.take().expect("a running Envoy");
+        let new = self.spawn_envoy(1);
+        let url = format!("http://127.0.0.1:{}/server_info", self.admin_port);
+        let live = eventually("the new Envoy is live", async || {
+            let Ok(answer) = self.http.get(&url).send().await else { return false };
+            let text = answer.text().await.unwrap_or_default();
+            let info: Value = serde_json::from_str(&text).unwrap_or_default();
+            info["command_line_options"]["restart_epoch"] == 1 && info["state"] == "LIVE"
+        })
+        .await;
+        eventually("the old Envoy has ended", async || {
+            old.try_wait().expect("its state").is_some()
+        })
+        .await;
+        self.envoy = Some(new);
+        live
     }
 
     fn bootstrap(&self) -> String {
