@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use futures_util::Stream;
 use ipwarden::address::parse_target;
 use ipwarden::privacy::AddressForm;
-use ipwarden::record::{Verdict, wire};
+use ipwarden::record::Verdict;
+use ipwarden::record::wire::{self, DecodeError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AppState, Params, Problem, ProblemBody, read_body};
+use super::{AppState, Params, Problem, ProblemBody, dialect, read_body};
 use crate::auth::Identity;
 use crate::geo::Country;
 use crate::ingest::IngestError;
@@ -49,7 +51,7 @@ pub struct Shipped {
         (status = 200, body = Shipped),
         (status = 400, body = ProblemBody, description = "the batch can't be read: don't send it again"),
         (status = 413, body = ProblemBody),
-        (status = 415, body = ProblemBody),
+        (status = 415, body = ProblemBody, description = "another type, or a version that is not known here: send it again after an update"),
         (status = 503, body = ProblemBody, description = "send it again later"),
     )
 )]
@@ -60,19 +62,24 @@ pub(crate) async fn ship(
     body: Body,
 ) -> Result<Json<Shipped>, Problem> {
     params.finish()?;
-    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
-    if content_type != Some(wire::CONTENT_TYPE.as_bytes()) {
-        let detail = format!("expected content type {}", wire::CONTENT_TYPE);
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
-    let body = read_body(&headers, body, wire::MAX_BATCH_BYTES).await?;
+    let body = read_batch(&headers, body).await?;
     let accepted = app.ingest.submit(body, app.clock.now()).await?;
     Ok(Json(Shipped { stored: accepted.stored, duplicate: accepted.duplicate }))
+}
+
+/// The body of a message with records.
+pub(super) async fn read_batch(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    dialect::check_content(headers, wire::CONTENT_TYPE, wire::VERSION)?;
+    read_body(headers, body, wire::MAX_BATCH_BYTES).await
 }
 
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
         match error {
+            // Whoever sends it may keep it until this service is updated.
+            IngestError::Undecodable(error @ DecodeError::Version { .. }) => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string())
+            }
             IngestError::Undecodable(error) => Self::bad_request(error.to_string()),
             IngestError::QueueFull => Self::busy("too many batches wait for the store", 1),
             IngestError::Stopping => Self::busy("the service stops", 1),

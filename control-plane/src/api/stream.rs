@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use ipwarden::decisions::wire;
 use ipwarden::record::bounds::{PROXY_BYTES, RULE_BYTES};
 
-use super::{AppState, Params, Problem, ProblemBody};
+use super::{AppState, Params, Problem, ProblemBody, dialect};
 use crate::fleet::Follower;
 use crate::hub::Polled;
 use crate::metrics::Kind;
@@ -31,6 +31,7 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(30);
         ("after" = Option<u64>, Query, description = "its number"),
         ("limits" = Option<u64>, Query, description = "number of the limits' policy that the caller has; 0 or absent: none"),
         ("wait" = Option<String>, Query, description = "how long to wait, at most 55s; 30s if absent"),
+        ("accept" = Option<String>, Header, description = "versions that the caller reads, as `application/vnd.ipwarden.decisions;version=1`; version 1 if absent"),
         ("x-ipwarden-proxy" = Option<String>, Header, description = "name of the proxy"),
         ("x-ipwarden-version" = Option<String>, Header, description = "version of its filter"),
         ("x-ipwarden-instance" = Option<String>, Header, description = "hexadecimal number of the worker that leads"),
@@ -39,6 +40,7 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(30);
         (status = 200, content_type = "application/vnd.ipwarden.decisions", description = "decisions, limits, or both"),
         (status = 204, description = "nothing newer until the end of the wait"),
         (status = 400, body = ProblemBody),
+        (status = 406, body = ProblemBody, description = "`accept` names only versions that are not spoken here"),
         (status = 503, body = ProblemBody, description = "too many polls wait"),
     )
 )]
@@ -55,6 +57,11 @@ pub(crate) async fn poll(
         ipwarden::duration::parse(text).ok().filter(|wait| *wait <= MAX_WAIT)
     });
     params.finish()?;
+    // There is one version so far: who reads it is answered in it.
+    if let Err(refusal) = dialect::answer_in(&headers, wire::CONTENT_TYPE, wire::VERSION) {
+        app.metrics.answers.get_or_create(&Kind("unknown_version")).inc();
+        return Err(refusal);
+    }
     let after = match (epoch, after) {
         (Some(epoch), Some(number)) => Some(Revision { epoch, number }),
         // A number without its epoch can't be compared.
