@@ -24,6 +24,9 @@ const FRESH: SignedDuration = SignedDuration::from_secs(60);
 /// A proxy that was not heard of for so long is not counted as connected.
 pub const CONNECTED_FOR: Duration = Duration::from_secs(300);
 
+/// How the names begin under which imported records are stored.
+pub const IMPORT_PREFIX: &str = "import:";
+
 /// A poll as the fleet sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Follower {

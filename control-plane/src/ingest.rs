@@ -81,6 +81,8 @@ enum Message {
 struct Job {
     bytes: Bytes,
     received_at: Timestamp,
+    /// Whether detectors are to see it.
+    observed: bool,
     answer: Answer,
     /// Counts the bytes as waiting for as long as it lives.
     place: Place,
@@ -138,6 +140,27 @@ impl Ingest {
         bytes: Bytes,
         received_at: Timestamp,
     ) -> Result<Accepted, IngestError> {
+        self.take(bytes, received_at, true).await
+    }
+
+    /// The same for what was recorded elsewhere before: detectors do not see it.
+    ///
+    /// # Errors
+    /// Those of [`Self::submit`].
+    pub async fn submit_past(
+        &self,
+        bytes: Bytes,
+        received_at: Timestamp,
+    ) -> Result<Accepted, IngestError> {
+        self.take(bytes, received_at, false).await
+    }
+
+    async fn take(
+        &self,
+        bytes: Bytes,
+        received_at: Timestamp,
+        observed: bool,
+    ) -> Result<Accepted, IngestError> {
         let size = bytes.len();
         let place = Place {
             queued_bytes: Arc::clone(&self.queued_bytes),
@@ -152,7 +175,7 @@ impl Ingest {
             return Err(IngestError::QueueFull);
         }
         let (answer, answered) = oneshot::channel();
-        let job = Job { bytes, received_at, answer: Answer(answer), place };
+        let job = Job { bytes, received_at, observed, answer: Answer(answer), place };
         match self.queue.try_send(Message::Batch(job)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -224,11 +247,11 @@ impl Commit {
         let started = tokio::time::Instant::now();
         let (bodies, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|job| ((job.bytes, job.received_at), (job.answer, job.place)))
+            .map(|job| ((job.bytes, job.received_at), (job.answer, job.place, job.observed)))
             .unzip();
         let mut batches = Vec::with_capacity(bodies.len());
         let mut waiting = Vec::with_capacity(bodies.len());
-        for ((bytes, received_at), (answer, place)) in bodies.iter().zip(answers) {
+        for ((bytes, received_at), (answer, place, observed)) in bodies.iter().zip(answers) {
             match wire::decode(bytes) {
                 Ok(batch) => {
                     let received_at = *received_at;
@@ -239,10 +262,14 @@ impl Commit {
                         store_query: self.store_query,
                         places,
                     });
-                    waiting.push((answer, place, bytes));
+                    waiting.push((answer, place, observed, bytes));
                 }
                 Err(error) => {
-                    self.metrics.batch("undecodable");
+                    let kind = match error {
+                        DecodeError::Version { .. } => "unknown_version",
+                        _ => "undecodable",
+                    };
+                    self.metrics.batch(kind);
                     answer.send(Err(error.into()));
                 }
             }
@@ -260,7 +287,7 @@ impl Commit {
         };
         let mut failure = None;
         for ((outcome, waiting), batch) in outcomes.into_iter().zip(waiting).zip(&mut batches) {
-            let (answer, place, bytes) = waiting;
+            let (answer, place, observed, bytes) = waiting;
             if let Err(error) = &outcome {
                 self.metrics.batch("failed");
                 failure.get_or_insert_with(|| error.to_string());
@@ -270,7 +297,7 @@ impl Commit {
             drop(place);
             answer.send(outcome);
             // After the answer: detection never makes a proxy wait.
-            if let (true, Some(feed)) = (is_new, &self.feed) {
+            if let (true, Some(feed)) = (is_new && observed, &self.feed) {
                 let places = std::mem::take(&mut batch.places);
                 feed.offer(Bytes::clone(bytes), places, batch.received_at);
             }

@@ -21,8 +21,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    assets, audit, check, decisions, detect, geo, import, limits, meta, notify, people, privacy,
-    proxies, regions, requests, session, stats, status, stream, suspects, tokens,
+    assets, audit, check, decisions, detect, geo, history, import, limits, meta, notify, people,
+    privacy, proxies, regions, requests, session, stats, status, stream, suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -90,6 +90,8 @@ pub const TABLE: &[Row] = &[
     (Method::PATCH, "/v1/regions", Access::Admin, 30),
     (Method::DELETE, "/v1/regions", Access::Admin, 30),
     (Method::POST, "/v1/requests", Access::Proxy, 60),
+    (Method::POST, "/v1/import/requests", Access::Admin, 60),
+    (Method::POST, "/v1/import/suspects", Access::Admin, 60),
     (Method::GET, "/v1/requests", Access::Read, 60),
     (Method::GET, "/v1/requests/live", Access::Read, 30),
     (Method::GET, "/v1/stats/overview", Access::Read, 60),
@@ -163,6 +165,8 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(regions::list, regions::add, regions::set_mode, regions::remove))
         .routes(routes!(requests::search, requests::ship))
         .routes(routes!(requests::live))
+        .routes(routes!(history::requests))
+        .routes(routes!(history::suspects))
         .routes(routes!(stats::overview))
         .routes(routes!(stats::series))
         .routes(routes!(stats::tops))

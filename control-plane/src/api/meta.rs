@@ -7,8 +7,9 @@ use jiff::SignedDuration;
 
 use super::status::{LOG_FILE, STATE_FILE, live_decisions, open_suspects, store_bytes};
 use super::{AppState, Problem, ProblemBody};
+use crate::fleet::{self, IMPORT_PREFIX};
+use crate::metrics;
 use crate::notify::Backlog;
-use crate::{fleet, metrics};
 
 /// The process runs and answers.
 #[utoipa::path(
@@ -49,7 +50,10 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     let revision = app.hub.revision();
     let connected = SignedDuration::try_from(fleet::CONNECTED_FOR).unwrap_or(SignedDuration::MAX);
     let proxies = app.fleet.view(app.log.streams().await?, revision, now);
-    let present = proxies.iter().filter(|proxy| now.duration_since(proxy.last_seen) < connected);
+    // What was imported is no proxy that could fall silent.
+    let present = proxies.iter().filter(|proxy| {
+        !proxy.name.starts_with(IMPORT_PREFIX) && now.duration_since(proxy.last_seen) < connected
+    });
     read.proxies.set(present.count() as u64);
     read.records_lost
         .set(proxies.iter().fold(0, |sum, proxy| sum.saturating_add(proxy.requests_lost)));

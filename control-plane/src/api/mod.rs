@@ -10,6 +10,7 @@ pub mod check;
 pub mod decisions;
 pub mod detect;
 pub mod geo;
+pub mod history;
 pub mod import;
 pub mod limits;
 pub mod meta;
@@ -27,6 +28,7 @@ pub mod suspects;
 pub mod terms;
 pub mod tokens;
 
+mod dialect;
 mod input;
 
 use std::sync::Arc;

@@ -16,8 +16,8 @@ use super::place::{Found, Place};
 use super::replies::{
     Added, AllLocated, Audit, Checked, Decisions, Detected, HookTests, Hooks, Imported,
     JudgedSuspect, KeyList, LimitMode, LimitRemoved, LimitSet, Limits, NewToken, Proxies, Records,
-    Regions, RegionsChanged, Removed, ResetMade, RetentionAnswer, Revealed, Status, SuspectsPage,
-    Tokens,
+    Regions, RegionsChanged, Removed, ResetMade, RetentionAnswer, Revealed, Shipped, Status,
+    SuspectsImported, SuspectsPage, Tokens,
 };
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
@@ -140,6 +140,27 @@ impl Client {
             .header(reqwest::header::CONTENT_TYPE, "text/plain; charset=utf-8")
             .body(body);
         self.decode(self.answer(request).await?).await
+    }
+
+    /// `POST /v1/import/requests`: `batch` is an encoded batch of records.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn import_requests(&self, batch: Vec<u8>) -> Result<Shipped> {
+        let request = self
+            .request(Method::POST, "/v1/import/requests")
+            .timeout(IMPORT_TIMEOUT)
+            .header(reqwest::header::CONTENT_TYPE, ipwarden::record::wire::CONTENT_TYPE)
+            .body(batch);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `POST /v1/import/suspects`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn import_suspects(&self, body: &serde_json::Value) -> Result<SuspectsImported> {
+        self.send(Method::POST, "/v1/import/suspects", body).await
     }
 
     /// `DELETE /v1/decisions` by target.

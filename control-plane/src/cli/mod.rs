@@ -32,6 +32,7 @@ pub mod fleet;
 pub mod follow;
 pub mod geo;
 pub mod health;
+pub mod import;
 pub mod limits;
 pub mod lists;
 pub mod notify;
@@ -151,6 +152,8 @@ enum Command {
     Reveal(privacy::keys::RevealArgs),
     /// Say where addresses are; list and update the data that says so
     Geo(geo::GeoArgs),
+    /// Take over what another system recorded, blocked and suspected
+    Import(import::ImportArgs),
     /// List the Envoys: last seen, revision, records lost
     #[command(
         after_help = "-o raw: name, version, last seen, revision, revisions behind, workers, requests seen, stored, lost, skipped, clock offset in ms."
@@ -238,6 +241,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Keys(args) => privacy::keys::run(session, &client, args).await,
         Command::Reveal(args) => privacy::keys::reveal(session, &client, args).await,
         Command::Geo(args) => geo::run(session, &client, args).await,
+        Command::Import(args) => import::run(session, &client, args).await,
         Command::Proxies => fleet::proxies(session, &client).await,
         Command::Audit(args) => fleet::audit(session, &client, args).await,
         Command::Token { command } => fleet::token(session, &client, command.as_ref()).await,

@@ -108,6 +108,27 @@ pub struct Imported {
     pub warnings_total: u64,
 }
 
+/// What became of a batch of past records.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Shipped {
+    /// Records that were stored.
+    pub stored: u64,
+    /// Whether the batch had been stored before.
+    pub duplicate: bool,
+}
+
+/// What became of another system's suspects.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SuspectsImported {
+    /// New, or with a reason more.
+    pub added: u64,
+    /// Known already.
+    pub known: u64,
+    /// Called a false alarm before.
+    #[serde(default)]
+    pub dismissed: u64,
+}
+
 /// What removing did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Removed {

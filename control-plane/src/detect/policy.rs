@@ -4,7 +4,8 @@
 //! Looking up what is known of a target, and doing what is decided, is
 //! [`crate::suspects::judge`]'s.
 //!
-//! What no setting changes: an isolation forest's score alone never blocks; nobody is blocked
+//! What no setting changes: an isolation forest's score alone never blocks, nor does what
+//! another system said (an import); nobody is blocked
 //! for a neighbour (IPv4 addresses alone, IPv6 up to a /64); private networks, those named in
 //! `detect.never_block` and whatever an allow covers are never blocked; and no more are blocked
 //! in an hour than the brake permits.
@@ -18,6 +19,8 @@ use super::{Severity, Source};
 
 /// Name of the rule of the isolation forest: its flags alone never block.
 pub const FOREST_RULE: &str = "isolation-forest";
+/// Name of the reason that an imported suspect has: what another system said alone never blocks.
+pub const IMPORTED_RULE: &str = "imported";
 /// The widest IPv6 network that is blocked automatically: what one customer has.
 const WIDEST_V6: u8 = 64;
 
@@ -172,7 +175,11 @@ pub enum Protection {
 pub fn action(policy: &Policy, grounds: &[Ground<'_>], earlier: u32) -> Action {
     let response = |ground: &Ground<'_>| {
         let response = policy.response(ground.severity);
-        if is_forest(ground) { response.min(Response::Review) } else { response }
+        if is_forest(ground) || ground.rule == IMPORTED_RULE {
+            response.min(Response::Review)
+        } else {
+            response
+        }
     };
     match grounds.iter().map(response).max() {
         None | Some(Response::None) => Action::None,

@@ -31,9 +31,66 @@ pub fn meant(country: Country) -> Option<&'static str> {
     SLIPS.iter().find(|(slip, _)| *slip == country.as_str()).map(|(_, code)| *code)
 }
 
+/// Codes, and the English names under which geolocation services and ISO 3166 know them: in
+/// lower case, without accents, articles and punctuation.
+const NAMES: &str = include_str!("names.txt");
+
+/// The country of an English name.
+#[must_use]
+pub fn named(name: &str) -> Option<Country> {
+    let name = plain(name);
+    let mut lines = NAMES.lines().map(|line| line.split('\t'));
+    lines.find_map(|mut words| {
+        let code = words.next()?;
+        words.any(|known| known == name).then(|| Country::new(code)).flatten()
+    })
+}
+
+/// A name as [`NAMES`] has it.
+fn plain(name: &str) -> String {
+    let mut letters = String::with_capacity(name.len());
+    for c in name.chars().flat_map(char::to_lowercase) {
+        match c {
+            'a'..='z' => letters.push(c),
+            'à'..='å' => letters.push('a'),
+            'ç' => letters.push('c'),
+            'è'..='ë' => letters.push('e'),
+            'ì'..='ï' => letters.push('i'),
+            'ò'..='ö' => letters.push('o'),
+            'ù'..='ü' => letters.push('u'),
+            '&' => letters.push_str(" and "),
+            // Parts of a word, and what is left of a capital I with a dot.
+            '\'' | '’' | '\u{307}' => {}
+            _ => letters.push(' '),
+        }
+    }
+    let words = letters.split_whitespace().filter(|word| *word != "the");
+    words.map(|word| if word == "st" { "saint" } else { word }).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_has_a_name_that_is_plain_and_nobody_elses() {
+        let mut names = hashbrown::HashSet::new();
+        let mut codes = Vec::new();
+        for line in NAMES.lines() {
+            let mut words = line.split('\t');
+            codes.push(words.next().unwrap());
+            assert!(words.clone().count() > 0, "{line}");
+            for name in words {
+                assert_eq!(plain(name), name);
+                assert!(names.insert(name), "{name}");
+            }
+        }
+        let mut assigned: Vec<&str> = CODES.split_whitespace().collect();
+        assigned.sort_unstable();
+        assert_eq!(codes, assigned);
+        assert_eq!(named("France").unwrap().as_str(), "FR");
+        assert_eq!(named("Franconia"), None);
+    }
 
     #[test]
     fn codes_are_assigned_or_a_slip() {

@@ -21,11 +21,12 @@ use super::{Closing, Noted, Sighting, Status, Suspect, SuspectFilter};
 use crate::clock::Clock;
 use crate::config::Detect;
 use crate::detect::policy::{self, Action as Response, leading};
-use crate::detect::{Flag, FlagSink, target_of};
+use crate::detect::{Flag, FlagSink, Severity, Source, target_of};
 use crate::geo::{Geo, Places, Spot};
 use crate::hub::{ChangeError, Hub};
 use crate::metrics::Metrics;
 use crate::model::{Action, Actor, Decision, NewDecision, Origin};
+use crate::privacy::Veil;
 use crate::privacy::keys::Keys;
 use crate::store::{self, AutomaticBlock, NewAudit, Removal, StateStore};
 
@@ -109,6 +110,47 @@ impl From<store::StoreError> for JudgeError {
     fn from(error: store::StoreError) -> Self {
         Self::Change(error.into())
     }
+}
+
+/// What another system said of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hearsay {
+    /// Of whom.
+    pub ip: IpAddr,
+    /// What, in words; at most [`DETAIL_BYTES`](crate::detect::DETAIL_BYTES).
+    pub detail: String,
+    /// When it was noticed.
+    pub seen_at: Timestamp,
+}
+
+impl Hearsay {
+    fn flag(&self) -> Flag {
+        Flag {
+            time_us: u64::try_from(self.seen_at.as_microsecond()).unwrap_or(0),
+            target: target_of(ipwarden::address::fold(self.ip)),
+            veil: Veil::NONE,
+            rule: policy::IMPORTED_RULE.to_owned(),
+            severity: Severity::Medium,
+            detail: self.detail.clone(),
+            count: 1,
+            evidence: Vec::new(),
+            // It came of looking back, as the pass does.
+            source: Source::Hourly,
+            score: Severity::Medium.weight(),
+            features: Vec::new(),
+        }
+    }
+}
+
+/// What became of it: addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Heard {
+    /// A suspect is new, or has a reason more.
+    pub added: u64,
+    /// A suspect says the same already.
+    pub known: u64,
+    /// A person said before that the like is a false alarm.
+    pub dismissed: u64,
 }
 
 /// The task that merges and judges.
@@ -384,6 +426,67 @@ impl Suspects {
         let revision = inner.hub.revision().number;
         let judged = Judged { suspect, revision, decision: None, unblocked: removed };
         Ok(Reopened::Done(Box::new(judged)))
+    }
+
+    /// Notes what another system said of addresses, for review; what is known already is not
+    /// noted twice. A dry run only says how much that is; whom a person dismissed it counts as
+    /// added.
+    ///
+    /// # Errors
+    /// Those of the store; some of it may be noted then, and doing it again does the rest.
+    pub async fn hear(
+        &self,
+        said: Vec<Hearsay>,
+        geo: &Geo,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> store::Result<Heard> {
+        let inner = &self.0;
+        let _turn = self.turn().await;
+        let mut places = Places::new(geo.clone());
+        places.refresh();
+        let mut heard = Heard::default();
+        let mut new = Vec::new();
+        for hearsay in said {
+            let flag = hearsay.flag();
+            let filter = SuspectFilter {
+                status: None,
+                target: Some(flag.target),
+                before: None,
+                limit: JUDGE_SUSPECTS,
+            };
+            let (suspects, _) = inner.state.suspects(filter).await?;
+            let knows = |suspect: &Suspect| {
+                suspect.target == flag.target
+                    && suspect.reasons.iter().any(|reason| {
+                        reason.rule == policy::IMPORTED_RULE && reason.detail == flag.detail
+                    })
+            };
+            if suspects.iter().any(knows) {
+                heard.known += 1;
+            } else {
+                new.push(sighting(flag, &mut places));
+            }
+        }
+        if dry_run {
+            heard.added = new.len() as u64;
+            return Ok(heard);
+        }
+        while !new.is_empty() {
+            let rest = new.split_off(new.len().min(NOTE_FLAGS));
+            let count = new.len();
+            let noted = inner.state.note_flags(new, now).await?;
+            inner.metrics.noted(count, &noted);
+            for noted in noted {
+                match noted {
+                    Noted::Suspect { .. } => heard.added += 1,
+                    Noted::Dismissed { .. } => heard.dismissed += 1,
+                }
+            }
+            new = rest;
+        }
+        self.look();
+        Ok(heard)
     }
 
     async fn turn(&self) -> MutexGuard<'_, ()> {

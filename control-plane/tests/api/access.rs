@@ -11,12 +11,13 @@ use crate::support::{Running, problem};
 /// What a request without a body or parameters gets when it is let in.
 fn let_in(method: &Method, path: &str) -> u16 {
     match (method.as_str(), path) {
-        ("POST", "/v1/requests") => 415,
+        ("POST", "/v1/requests" | "/v1/import/requests") => 415,
         ("POST" | "DELETE", "/v1/decisions") | ("POST", "/v1/decisions/import" | "/v1/tokens") => {
             400
         }
         ("GET", "/v1/decisions/check") | ("POST", "/v1/geo") => 400,
         ("PUT" | "PATCH", "/v1/limits/{name}") => 400,
+        ("POST", "/v1/import/suspects") => 400,
         ("POST" | "PATCH" | "DELETE", "/v1/regions") => 400,
         ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
         ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,

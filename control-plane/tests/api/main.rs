@@ -1,10 +1,12 @@
 //! The API over a real socket, on real SQLite files, as clients see it.
 
 mod access;
+mod compatibility;
 mod dashboard;
 mod decisions;
 mod detect;
 mod geo;
+mod history;
 mod ingest;
 mod limits;
 #[path = "../fixtures/mmdb.rs"]

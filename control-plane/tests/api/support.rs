@@ -165,7 +165,7 @@ pub(crate) enum Polled {
 }
 
 impl Polled {
-    fn read(bytes: &[u8]) -> Self {
+    pub(crate) fn read(bytes: &[u8]) -> Self {
         let message = wire::decode(bytes).unwrap();
         let (mut entries, mut changes) = (Vec::new(), Vec::new());
         for frame in message.frames {

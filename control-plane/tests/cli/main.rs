@@ -6,6 +6,7 @@ mod bench;
 mod decisions;
 mod doctor;
 mod geo;
+mod import;
 mod killed;
 mod limits;
 #[path = "../fixtures/mmdb.rs"]
