@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipwarden_e2e::{Load, Options, System, eventually, now, plugin, program};
+use ipwarden_e2e::{
+    Load, Options, System, Upstream, eventually, now, plugin, program, raw_request,
+};
 use serde_json::{Value, json};
 
 /// The module as another build of the same sources would be: other bytes, so that Envoy takes
@@ -59,7 +61,10 @@ async fn stored(system: &System) -> u64 {
 async fn configuration_module_and_envoy_are_replaced_under_load() {
     const RATE: u32 = 500;
     let directory = tempfile::tempdir().expect("a directory");
+    // Not a listener of the same Envoy: that one would drain, too.
+    let upstream = Upstream::start().await;
     let mut system = System::start(Options {
+        upstream: Some(upstream.port),
         plugin: Some(with_contact("https://a.example/first")),
         dynamic: true,
         ..Options::default()
@@ -124,7 +129,9 @@ async fn envoy_is_restarted_hot_under_load() {
     const RATE: u32 = 500;
     let mut configuration = plugin();
     configuration["decisions"] = json!({"on_start": "closed"});
+    let upstream = Upstream::start().await;
     let mut system = System::start(Options {
+        upstream: Some(upstream.port),
         plugin: Some(configuration),
         hot_restart: true,
         ..Options::default()
@@ -137,6 +144,24 @@ async fn envoy_is_restarted_hot_under_load() {
 
     let load = Load::start(system.site_port, 8, RATE);
     eventually("the load is under way", async || stored(&system).await > seen + 200).await;
+    // A blocked client that comes with a new connection each time, to whichever Envoy accepts.
+    let site = system.site_port;
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let probes = tokio::spawn(async move {
+        let probe =
+            b"GET /probe HTTP/1.1\r\nhost: site.example\r\nx-forwarded-for: 198.18.1.1\r\n\r\n";
+        let (mut refused, mut unready) = (0, 0);
+        while !*stopped.borrow_and_update() {
+            match raw_request(site, probe).await.status {
+                403 => refused += 1,
+                503 => unready += 1,
+                other => panic!("a blocked client got {other}"),
+            }
+            // At most a thousand a second.
+            let _ = tokio::time::timeout(Duration::from_millis(1), stopped.changed()).await;
+        }
+        (refused, unready)
+    });
     let live = system.restart_envoy_hot().await;
     let start = now();
     eventually("two seconds of the new Envoy alone", async || {
@@ -144,14 +169,19 @@ async fn envoy_is_restarted_hot_under_load() {
     })
     .await;
     let sent = load.stop().await;
-    println!("the new Envoy was live after {live:?}: {sent:?}");
+    stop.send_replace(true);
+    let (refused, unready) = probes.await.expect("no probe slipped through");
+    println!(
+        "the new Envoy was live after {live:?}: {sent:?}; of new connections of a blocked client {refused} got 403, {unready} got 503"
+    );
     assert_eq!((sent.slipped, sent.unconnected), (0, 0), "{sent:?}");
+    assert!(refused > 500 && unready <= 200, "{refused} and {unready}");
     assert_eq!(sent.broken, sent.closed, "only idle connections were closed: {sent:?}");
     assert!(sent.closed <= 8, "at most once for each connection: {sent:?}");
     // Until the first poll is answered. Each worker's connections ask once in 16 ms.
     assert!(sent.other <= 50, "{sent:?}");
     assert!(sent.refused > 20 && sent.admitted > 1_000, "{sent:?}");
-    let expected = seen + sent.answered();
+    let expected = seen + sent.answered() + refused + unready;
     eventually("every answered request is stored, once", async || {
         stored(&system).await == expected
     })
