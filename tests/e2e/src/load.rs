@@ -24,6 +24,7 @@ struct Counts {
     broken: AtomicU64,
     unconnected: AtomicU64,
     closed: AtomicU64,
+    unaccepted: AtomicU64,
     slipped: AtomicU64,
     slowest_us: AtomicU64,
 }
@@ -44,6 +45,9 @@ pub struct Sent {
     /// Of those, on a kept connection that the server closed without a byte of an answer: what
     /// HTTP clients send again on another one (RFC 9112, 9.3.1).
     pub closed: u64,
+    /// Of those, on a new connection that ended without a byte of an answer: the system had
+    /// made it, and the listener was gone before it took it.
+    pub unaccepted: u64,
     /// Requests from 198.18.1.0/24, which tests block, that were admitted.
     pub slipped: u64,
     /// The slowest answer.
@@ -86,6 +90,7 @@ impl Load {
             broken: read(&self.counts.broken),
             unconnected: read(&self.counts.unconnected),
             closed: read(&self.counts.closed),
+            unaccepted: read(&self.counts.unaccepted),
             slipped: read(&self.counts.slipped),
             slowest: Duration::from_micros(read(&self.counts.slowest_us)),
         }
@@ -115,7 +120,8 @@ async fn connection(
         if !kept {
             stream = TcpStream::connect(("127.0.0.1", port)).await.ok();
         }
-        if stream.is_none() {
+        let connected = stream.is_some();
+        if !connected {
             counts.unconnected.fetch_add(1, Ordering::Relaxed);
         }
         let mut begun = false;
@@ -130,6 +136,8 @@ async fn connection(
             None => {
                 stream = None;
                 counts.closed.fetch_add(u64::from(kept && !begun), Ordering::Relaxed);
+                let unaccepted = connected && !kept && !begun;
+                counts.unaccepted.fetch_add(u64::from(unaccepted), Ordering::Relaxed);
                 counts.broken.fetch_add(1, Ordering::Relaxed)
             }
         };

@@ -34,7 +34,8 @@ async fn in_force(system: &System, contact: &str) {
     let mut since = 0;
     eventually(contact, async || {
         let reply = system.request("198.18.1.1", "/probe", &[]).await;
-        assert_eq!(reply.status, 403, "a decision was forgotten");
+        // A busy machine may reach the end of the drain before it has read the request.
+        assert!(matches!(reply.status, 403 | 0), "a decision was forgotten: {reply:?}");
         since = if reply.body.contains(contact) { since + 1 } else { 0 };
         since >= 20
     })
@@ -95,8 +96,8 @@ async fn configuration_module_and_envoy_are_replaced_under_load() {
     // Envoy ends a drain by closing what is still open, here after a second (--drain-time-s). A
     // machine that is busy with other tests may not have told a connection by then: at most
     // once for each connection and update, and before any byte of an answer.
-    assert_eq!(sent.broken, sent.closed, "only idle connections were closed: {sent:?}");
-    assert!(sent.closed <= 16, "{sent:?}");
+    assert_eq!(sent.broken, sent.closed + sent.unaccepted, "none in the middle: {sent:?}");
+    assert!(sent.broken <= 16, "{sent:?}");
     assert!(sent.refused > 20 && sent.admitted > 1_000, "{sent:?}");
     let seen = system.stat("ipwarden_requests", "").await;
     eventually("every request is stored, once", async || stored(&system).await == seen).await;
@@ -108,7 +109,7 @@ async fn configuration_module_and_envoy_are_replaced_under_load() {
     let sent = load.stop().await;
     println!("while Envoy drained: {sent:?}");
     assert_eq!((sent.other, sent.slipped), (0, 0), "{sent:?}");
-    let explained = sent.unconnected + sent.closed;
+    let explained = sent.unconnected + sent.unaccepted + sent.closed;
     assert_eq!(sent.broken, explained, "only new connections are refused: {sent:?}");
     let seen = system.stat("ipwarden_requests", "").await;
     eventually("every request before the drain is stored", async || stored(&system).await == seen)
@@ -178,8 +179,8 @@ async fn envoy_is_restarted_hot_under_load() {
     assert!(refused > 500 && unready <= 200, "{refused} and {unready}");
     assert_eq!(sent.broken, sent.closed, "only idle connections were closed: {sent:?}");
     assert!(sent.closed <= 8, "at most once for each connection: {sent:?}");
-    // Until the first poll is answered. Each worker's connections ask once in 16 ms.
-    assert!(sent.other <= 50, "{sent:?}");
+    // Until the first poll is answered: each connection asks once in 16 ms.
+    assert!(sent.other <= 200, "{sent:?}");
     assert!(sent.refused > 20 && sent.admitted > 1_000, "{sent:?}");
     let expected = seen + sent.answered() + refused + unready;
     eventually("every answered request is stored, once", async || {
