@@ -6,7 +6,7 @@ import { go, page, view } from "../filter";
 import { ago, moment, number } from "../format";
 import { useLoaded } from "../live";
 import { covers } from "../net";
-import { attempt, Dialog, isAdmin, Link, say, shownTarget, State, Text } from "../parts/bits";
+import { Dialog, Link, State, Table, Text, attempt, isAdmin, say, shownTarget } from "../parts/bits";
 
 interface Page {
   total: number;
@@ -120,47 +120,31 @@ function Regions() {
       <section class="panel">
         <State error={error} loading={loading} has={!!data} />
         {data && (
-          <div class="scroll wide" tabIndex={0} role="region" aria-label="Decisions by region">
-            <table>
-              <thead>
-                <tr>
-                  <th scope="col">Region</th>
-                  <th scope="col">At</th>
-                  <th scope="col">Mode</th>
-                  <th scope="col">Reason</th>
-                  <th scope="col">Ends</th>
-                  <th scope="col">
-                    <span class="hidden">Do</span>
-                  </th>
-                </tr>
-              </thead>
-              <tbody>
-                {data.regions.map((region) => (
-                  <tr key={region.id}>
-                    <td class="mono">{region.target}</td>
-                    <td class="mono">{region.path ?? "the whole site"}</td>
-                    <td>
-                      <span class={`tag ${region.mode === "shadow" ? "shadow" : "blocked"}`}>{region.mode}</span>
-                    </td>
-                    <td class="request">
-                      <Text text={region.reason} />
-                    </td>
-                    <td>{region.expires_at ? ago(region.expires_at) : "no end"}</td>
-                    <td class="n">
-                      {isAdmin() && (
-                        <button
-                          type="button"
-                          onClick={() => change(region, region.mode === "shadow" ? "enforce" : "shadow")}
-                        >
-                          {region.mode === "shadow" ? "Enforce" : "To shadow"}
-                        </button>
-                      )}
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <Table label="Decisions by region" size="wide" heads={["Region", "At", "Mode", "Reason", "Ends", { hidden: "Do" }]}>
+            {data.regions.map((region) => (
+              <tr key={region.id}>
+                <td class="mono">{region.target}</td>
+                <td class="mono">{region.path ?? "the whole site"}</td>
+                <td>
+                  <span class={`tag ${region.mode === "shadow" ? "shadow" : "blocked"}`}>{region.mode}</span>
+                </td>
+                <td class="request">
+                  <Text text={region.reason} />
+                </td>
+                <td>{region.expires_at ? ago(region.expires_at) : "no end"}</td>
+                <td class="n">
+                  {isAdmin() && (
+                    <button
+                      type="button"
+                      onClick={() => change(region, region.mode === "shadow" ? "enforce" : "shadow")}
+                    >
+                      {region.mode === "shadow" ? "Enforce" : "To shadow"}
+                    </button>
+                  )}
+                </td>
+              </tr>
+            ))}
+          </Table>
         )}
       </section>
     </>
@@ -179,55 +163,38 @@ export function DecisionTable({ decisions, reload }: { decisions: Decision[]; re
       ? allows.data?.decisions.find((allow) => covers(allow.target, decision.target))
       : undefined;
   return (
-    <div class="scroll wide" tabIndex={0} role="region" aria-label="Decisions">
-      <table>
-        <thead>
-          <tr>
-            <th scope="col">Target</th>
-            <th scope="col">Action</th>
-            <th scope="col">Origin</th>
-            <th scope="col">Reason</th>
-            <th scope="col">Made</th>
-            <th scope="col">Ends</th>
-            <th scope="col">
-              <span class="hidden">Do</span>
-            </th>
-          </tr>
-        </thead>
-        <tbody>
-          {decisions.map((decision) => (
-            <tr key={decision.id} data-decision={decision.id}>
-              <td>
-                <Link class="mono" to={page("address", { target: shownTarget(decision.target) })}>
-                  {shownTarget(decision.target)}
-                </Link>
-              </td>
-              <td>
-                <span class={`tag ${decision.action === "block" ? "blocked" : "admitted"}`}>{decision.action}</span>
-                {hiding(decision) && (
-                  <span class="note"> hidden by the allow of {shownTarget(hiding(decision)?.target ?? "")}</span>
-                )}
-              </td>
-              <td>{decision.origin}</td>
-              <td class="request">
-                <Text text={decision.reason} />
-              </td>
-              <td title={moment(decision.created_at)}>{ago(decision.created_at)}</td>
-              <td title={decision.expires_at ? moment(decision.expires_at) : undefined}>
-                {decision.expires_at ? ago(decision.expires_at) : "no end"}
-              </td>
-              <td class="n">
-                {isAdmin() && (
-                  <button type="button" class="quiet" aria-label={`Remove the ${decision.action} of ${decision.target}`} onClick={() => lift(decision, reload)}>
-                    Remove
-                  </button>
-                )}
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <Table label="Decisions" size="wide" heads={["Target", "Action", "Origin", "Reason", "Made", "Ends", { hidden: "Do" }]}>
+      {decisions.map((decision) => (
+        <tr key={decision.id} data-decision={decision.id}>
+          <td>
+            <Link class="mono" to={page("address", { target: shownTarget(decision.target) })}>
+              {shownTarget(decision.target)}
+            </Link>
+          </td>
+          <td>
+            <span class={`tag ${decision.action === "block" ? "blocked" : "admitted"}`}>{decision.action}</span>
+            {hiding(decision) && (
+              <span class="note"> hidden by the allow of {shownTarget(hiding(decision)?.target ?? "")}</span>
+            )}
+          </td>
+          <td>{decision.origin}</td>
+          <td class="request">
+            <Text text={decision.reason} />
+          </td>
+          <td title={moment(decision.created_at)}>{ago(decision.created_at)}</td>
+          <td title={decision.expires_at ? moment(decision.expires_at) : undefined}>
+            {decision.expires_at ? ago(decision.expires_at) : "no end"}
+          </td>
+          <td class="n">
+            {isAdmin() && (
+              <button type="button" class="quiet" aria-label={`Remove the ${decision.action} of ${decision.target}`} onClick={() => lift(decision, reload)}>
+                Remove
+              </button>
+            )}
+          </td>
+        </tr>
+      ))}
+    </Table>
   );
 }
 

@@ -3,7 +3,7 @@
 import { get, type ProxyView } from "../api";
 import { ago, count, number } from "../format";
 import { useLoaded } from "../live";
-import { State } from "../parts/bits";
+import { State, Table } from "../parts/bits";
 
 /** Heard of less recently, a proxy counts as gone. */
 const GONE_MS = 90_000;
@@ -46,42 +46,23 @@ export function Fleet() {
           No proxy was heard of yet. <code>make run</code> starts one.
         </State>
         {proxies.length > 0 && (
-          <div class="scroll wide" tabIndex={0} role="region" aria-label="Proxies">
-            <table>
-              <thead>
-                <tr>
-                  <th scope="col">Proxy</th>
-                  <th scope="col">Heard of</th>
-                  <th scope="col">Version</th>
-                  <th scope="col" class="n">Workers</th>
-                  <th scope="col" class="n">Revision</th>
-                  <th scope="col" class="n">Behind</th>
-                  <th scope="col" class="n">Seen</th>
-                  <th scope="col" class="n">Stored</th>
-                  <th scope="col" class="n">Left out</th>
-                  <th scope="col" class="n">Lost</th>
-                  <th scope="col" class="n">Clock, ms</th>
-                </tr>
-              </thead>
-              <tbody>
-                {proxies.map((proxy) => (
-                  <tr key={proxy.name}>
-                    <td class="mono">{proxy.name}</td>
-                    <td class={isGone(proxy) ? "bad" : ""}>{ago(proxy.last_seen)}</td>
-                    <td class="mono">{proxy.version}</td>
-                    <td class="n">{proxy.workers}</td>
-                    <td class="n">{number(proxy.revision)}</td>
-                    <td class={proxy.revision_lag > 0 ? "n bad" : "n"}>{number(proxy.revision_lag)}</td>
-                    <td class="n">{number(proxy.requests_seen)}</td>
-                    <td class="n">{number(proxy.requests_stored)}</td>
-                    <td class="n">{number(proxy.requests_skipped)}</td>
-                    <td class={proxy.requests_lost > 0 ? "n bad" : "n"}>{number(proxy.requests_lost)}</td>
-                    <td class="n">{number(proxy.clock_offset_ms)}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <Table label="Proxies" size="wide" heads={["Proxy", "Heard of", "Version", { n: "Workers" }, { n: "Revision" }, { n: "Behind" }, { n: "Seen" }, { n: "Stored" }, { n: "Left out" }, { n: "Lost" }, { n: "Clock, ms" }]}>
+            {proxies.map((proxy) => (
+              <tr key={proxy.name}>
+                <td class="mono">{proxy.name}</td>
+                <td class={isGone(proxy) ? "bad" : ""}>{ago(proxy.last_seen)}</td>
+                <td class="mono">{proxy.version}</td>
+                <td class="n">{proxy.workers}</td>
+                <td class="n">{number(proxy.revision)}</td>
+                <td class={proxy.revision_lag > 0 ? "n bad" : "n"}>{number(proxy.revision_lag)}</td>
+                <td class="n">{number(proxy.requests_seen)}</td>
+                <td class="n">{number(proxy.requests_stored)}</td>
+                <td class="n">{number(proxy.requests_skipped)}</td>
+                <td class={proxy.requests_lost > 0 ? "n bad" : "n"}>{number(proxy.requests_lost)}</td>
+                <td class="n">{number(proxy.clock_offset_ms)}</td>
+              </tr>
+            ))}
+          </Table>
         )}
       </section>
     </>

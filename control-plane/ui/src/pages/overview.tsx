@@ -6,7 +6,7 @@ import { query, view } from "../filter";
 import { change, clock, count, country, number, percent } from "../format";
 import { useLoaded, useRecords } from "../live";
 import { FilterBar } from "../parts/bar";
-import { Address, State, Text, VerdictTag } from "../parts/bits";
+import { Address, State, Table, Text, VerdictTag } from "../parts/bits";
 import { Chart } from "../parts/chart";
 import { WorldMap } from "../parts/map";
 import { TopList } from "../parts/tops";
@@ -137,46 +137,36 @@ function Ticker() {
           {isOn ? "Pause" : "Follow"}
         </button>
       </header>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Live records">
-        <table class="records">
-          <thead class="hidden">
-            <tr>
-              <th scope="col">Time</th>
-              <th scope="col">Verdict</th>
-              <th scope="col">Status</th>
-              <th scope="col">Address</th>
-              <th scope="col">Place</th>
-              <th scope="col">Request</th>
-              <th scope="col">User agent</th>
-            </tr>
-          </thead>
-          <tbody>
-            {records.map((record) => (
-              <tr key={record.id}>
-                <td class="mono muted">{clock(record.time)}</td>
-                <td>
-                  <VerdictTag verdict={record.verdict} />
-                </td>
-                <td class="mono">{record.status || "–"}</td>
-                <td>
-                  <Address ip={record.ip} />
-                </td>
-                <td class="muted" title={record.city ?? undefined}>
-                  {record.country ?? ""}
-                </td>
-                <td class="request">
-                  <span class="muted">{record.method}</span> <Text class="mono" text={`${record.host}${record.path}`} />
-                  {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
-                </td>
-                <td class="agent muted">
-                  <Text text={record.user_agent} />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-        {records.length === 0 && <p class="state muted">No request since this page was opened.</p>}
-      </div>
+      <Table
+        label="Live records"
+        class="records"
+        isPlain
+        heads={["Time", "Verdict", "Status", "Address", "Place", "Request", "User agent"]}
+      >
+        {records.map((record) => (
+          <tr key={record.id}>
+            <td class="mono muted">{clock(record.time)}</td>
+            <td>
+              <VerdictTag verdict={record.verdict} />
+            </td>
+            <td class="mono">{record.status || "–"}</td>
+            <td>
+              <Address ip={record.ip} />
+            </td>
+            <td class="muted" title={record.city ?? undefined}>
+              {record.country ?? ""}
+            </td>
+            <td class="request">
+              <span class="muted">{record.method}</span> <Text class="mono" text={`${record.host}${record.path}`} />
+              {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
+            </td>
+            <td class="agent muted">
+              <Text text={record.user_agent} />
+            </td>
+          </tr>
+        ))}
+      </Table>
+      {records.length === 0 && <p class="state muted">No request since this page was opened.</p>}
     </section>
   );
 }

@@ -5,7 +5,7 @@ import { get, type RequestRecord } from "../api";
 import { query, view } from "../filter";
 import { bytes, moment, number } from "../format";
 import { FilterBar } from "../parts/bar";
-import { Address, State, Text, VerdictTag } from "../parts/bits";
+import { Address, State, Table, Text, VerdictTag } from "../parts/bits";
 
 interface Page {
   records: RequestRecord[];
@@ -48,52 +48,33 @@ export function RecordTable({ words }: { words: Record<string, string | undefine
         No record matches. A record arrives about a second after its request.
       </State>
       {records.length > 0 && (
-        <div class="scroll wide" tabIndex={0} role="region" aria-label="Records">
-          <table class="records">
-            <thead>
-              <tr>
-                <th scope="col">Time</th>
-                <th scope="col">Verdict</th>
-                <th scope="col" class="n">Status</th>
-                <th scope="col">Address</th>
-                <th scope="col">Place</th>
-                <th scope="col">Request</th>
-                <th scope="col">By</th>
-                <th scope="col" class="n">Time, ms</th>
-                <th scope="col" class="n">Sent</th>
-                <th scope="col">User agent</th>
-                <th scope="col">Proxy</th>
-              </tr>
-            </thead>
-            <tbody>
-              {records.map((record) => (
-                <tr key={record.id}>
-                  <td class="mono">{moment(record.time)}</td>
-                  <td>
-                    <VerdictTag verdict={record.verdict} />
-                  </td>
-                  <td class="n">{record.status || "–"}</td>
-                  <td>
-                    <Address ip={record.ip} />
-                  </td>
-                  <td>{[record.city, record.country].filter(Boolean).join(", ")}</td>
-                  <td class="request">
-                    <span class="muted">{record.method}</span>{" "}
-                    <Text class="mono" text={`${record.host}${record.path}${record.query ? `?${record.query}` : ""}`} />
-                    {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
-                  </td>
-                  <td class="muted">{record.rule ?? (record.decision ? `decision ${record.decision}` : "")}</td>
-                  <td class="n">{record.duration_ms.toFixed(1)}</td>
-                  <td class="n">{bytes(record.bytes_out)}</td>
-                  <td class="agent muted">
-                    <Text text={record.user_agent} />
-                  </td>
-                  <td class="muted">{record.proxy}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label="Records" size="wide" class="records" heads={["Time", "Verdict", { n: "Status" }, "Address", "Place", "Request", "By", { n: "Time, ms" }, { n: "Sent" }, "User agent", "Proxy"]}>
+          {records.map((record) => (
+            <tr key={record.id}>
+              <td class="mono">{moment(record.time)}</td>
+              <td>
+                <VerdictTag verdict={record.verdict} />
+              </td>
+              <td class="n">{record.status || "–"}</td>
+              <td>
+                <Address ip={record.ip} />
+              </td>
+              <td>{[record.city, record.country].filter(Boolean).join(", ")}</td>
+              <td class="request">
+                <span class="muted">{record.method}</span>{" "}
+                <Text class="mono" text={`${record.host}${record.path}${record.query ? `?${record.query}` : ""}`} />
+                {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
+              </td>
+              <td class="muted">{record.rule ?? (record.decision ? `decision ${record.decision}` : "")}</td>
+              <td class="n">{record.duration_ms.toFixed(1)}</td>
+              <td class="n">{bytes(record.bytes_out)}</td>
+              <td class="agent muted">
+                <Text text={record.user_agent} />
+              </td>
+              <td class="muted">{record.proxy}</td>
+            </tr>
+          ))}
+        </Table>
       )}
       {next != null && (
         <p class="more">

@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { type AuditEntry, get, post, remove, type Status, type Token } from "../api";
 import { ago, bytes, duration, moment, number } from "../format";
 import { useLoaded } from "../live";
-import { attempt, Dialog, isAdmin, me, say, State, Text } from "../parts/bits";
+import { Dialog, State, Table, Text, attempt, isAdmin, me, say } from "../parts/bits";
 
 export function Settings() {
   const status = useLoaded("settings", () => get<Status>("/v1/status"), 10_000);
@@ -131,36 +131,21 @@ function Tokens() {
       </header>
       <State error={tokens.error} loading={tokens.loading} has={!!tokens.data} />
       {tokens.data && (
-        <div class="scroll" tabIndex={0} role="region" aria-label="Tokens">
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">Name</th>
-                <th scope="col">Role</th>
-                <th scope="col">Made</th>
-                <th scope="col">Used</th>
-                <th scope="col">
-                  <span class="hidden">Do</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {tokens.data.tokens.map((token) => (
-                <tr key={token.id}>
-                  <td class="mono">{token.name}</td>
-                  <td>{token.role}</td>
-                  <td>{ago(token.created_at)}</td>
-                  <td>{ago(token.last_used_at)}</td>
-                  <td class="n">
-                    <button type="button" class="quiet" aria-label={`Revoke ${token.name}`} onClick={() => setRevoking(token.name)}>
-                      Revoke
-                    </button>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label="Tokens" heads={["Name", "Role", "Made", "Used", { hidden: "Do" }]}>
+          {tokens.data.tokens.map((token) => (
+            <tr key={token.id}>
+              <td class="mono">{token.name}</td>
+              <td>{token.role}</td>
+              <td>{ago(token.created_at)}</td>
+              <td>{ago(token.last_used_at)}</td>
+              <td class="n">
+                <button type="button" class="quiet" aria-label={`Revoke ${token.name}`} onClick={() => setRevoking(token.name)}>
+                  Revoke
+                </button>
+              </td>
+            </tr>
+          ))}
+        </Table>
       )}
       {making && (
         <Dialog title="Make a token" onClose={() => setMaking(false)}>
@@ -250,34 +235,21 @@ function Audit() {
         <span class="note">the latest 50</span>
       </header>
       <State error={audit.error} loading={audit.loading} has={!!audit.data} />
-      <div class="scroll tall" tabIndex={0} role="region" aria-label="Audit log">
-        <table class="records">
-          <thead>
-            <tr>
-              <th scope="col">Time</th>
-              <th scope="col">Who</th>
-              <th scope="col">What</th>
-              <th scope="col">On</th>
-              <th scope="col">Detail</th>
-            </tr>
-          </thead>
-          <tbody>
-            {audit.data?.entries.map((entry) => (
-              <tr key={entry.id}>
-                <td class="mono">{moment(entry.time)}</td>
-                <td>{entry.actor}</td>
-                <td class="mono">{entry.action}</td>
-                <td class="request mono">
-                  <Text text={entry.subject} />
-                </td>
-                <td class="agent muted">
-                  <Text text={entry.detail} />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table label="Audit log" size="tall" class="records" heads={["Time", "Who", "What", "On", "Detail"]}>
+        {audit.data?.entries.map((entry) => (
+          <tr key={entry.id}>
+            <td class="mono">{moment(entry.time)}</td>
+            <td>{entry.actor}</td>
+            <td class="mono">{entry.action}</td>
+            <td class="request mono">
+              <Text text={entry.subject} />
+            </td>
+            <td class="agent muted">
+              <Text text={entry.detail} />
+            </td>
+          </tr>
+        ))}
+      </Table>
     </section>
   );
 }

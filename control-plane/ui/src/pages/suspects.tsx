@@ -5,7 +5,7 @@ import { get, type Judged, post, type Reason, type Suspect } from "../api";
 import { go, page, view } from "../filter";
 import { ago, country, moment, number } from "../format";
 import { useLoaded } from "../live";
-import { attempt, isAdmin, Link, say, shownTarget, State, Text, useKeys } from "../parts/bits";
+import { Link, State, Table, Text, attempt, isAdmin, say, shownTarget, useKeys } from "../parts/bits";
 
 interface Page {
   total: number;
@@ -226,30 +226,18 @@ export function ReasonView({ reason }: { reason: Reason }) {
         </dl>
       )}
       {reason.evidence && reason.evidence.length > 0 && (
-        <div class="scroll" tabIndex={0} role="region" aria-label={`Evidence of ${reason.rule}`}>
-          <table class="records">
-            <thead>
-              <tr>
-                <th scope="col">Time</th>
-                <th scope="col" class="n">Status</th>
-                <th scope="col">Request</th>
-                <th scope="col">Matched</th>
-              </tr>
-            </thead>
-            <tbody>
-              {reason.evidence.map((seen) => (
-                <tr key={`${seen.time}${seen.path}`}>
-                  <td class="mono">{moment(seen.time)}</td>
-                  <td class="n">{seen.status || "–"}</td>
-                  <td class="request">
-                    <span class="muted">{seen.method}</span> <Text class="mono" text={seen.path} />
-                  </td>
-                  <td>{seen.matched ? <Text class="mono" text={seen.matched} /> : ""}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label={`Evidence of ${reason.rule}`} class="records" heads={["Time", { n: "Status" }, "Request", "Matched"]}>
+          {reason.evidence.map((seen) => (
+            <tr key={`${seen.time}${seen.path}`}>
+              <td class="mono">{moment(seen.time)}</td>
+              <td class="n">{seen.status || "–"}</td>
+              <td class="request">
+                <span class="muted">{seen.method}</span> <Text class="mono" text={seen.path} />
+              </td>
+              <td>{seen.matched ? <Text class="mono" text={seen.matched} /> : ""}</td>
+            </tr>
+          ))}
+        </Table>
       )}
     </section>
   );

@@ -74,6 +74,48 @@ export function State(props: { error?: string; loading: boolean; has: boolean; e
   return null;
 }
 
+/** A heading: words; `n` over numbers; `hidden` for a column of buttons, which explain themselves. */
+export type Head = string | { n: string } | { hidden: string };
+
+/** A table that scrolls by itself, with the keyboard too; `label` names it. */
+export function Table(props: {
+  label: string;
+  heads: Head[];
+  /** `wide` has many columns, `tall` many rows. */
+  size?: "wide" | "tall";
+  class?: string;
+  /** What the columns are is plain: the headings are for screen readers only. */
+  isPlain?: boolean;
+  children: ComponentChildren;
+}) {
+  return (
+    <div class={props.size ? `scroll ${props.size}` : "scroll"} tabIndex={0} role="region" aria-label={props.label}>
+      <table class={props.class}>
+        <thead class={props.isPlain ? "hidden" : undefined}>
+          <tr>
+            {props.heads.map((head) =>
+              typeof head === "string" ? (
+                <th key={head} scope="col">
+                  {head}
+                </th>
+              ) : "n" in head ? (
+                <th key={head.n} scope="col" class="n">
+                  {head.n}
+                </th>
+              ) : (
+                <th key={head.hidden} scope="col">
+                  <span class="hidden">{head.hidden}</span>
+                </th>
+              ),
+            )}
+          </tr>
+        </thead>
+        <tbody>{props.children}</tbody>
+      </table>
+    </div>
+  );
+}
+
 interface Notice {
   id: number;
   text: string;

@@ -6,6 +6,7 @@ import "uplot/dist/uPlot.min.css";
 import type { Stats, Verdict } from "../api";
 import { go, view } from "../filter";
 import { clock, count, moment, number } from "../format";
+import { Table } from "./bits";
 
 /** In the order in which they are stacked, the lowest first. */
 export const STACK: Verdict[] = [
@@ -209,32 +210,18 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
         </button>
       </header>
       {asTable ? (
-        <div class="scroll tall" tabIndex={0} role="region" aria-label="Requests over time">
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">From</th>
-                {data.verdicts.map((verdict) => (
-                  <th key={verdict} scope="col" class="n">
-                    {verdict}
-                  </th>
-                ))}
-              </tr>
-            </thead>
-            <tbody>
-              {data.times.map((time, line) => (
-                <tr key={time}>
-                  <td>{moment(time * 1000)}</td>
-                  {data.verdicts.map((verdict, column) => (
-                    <td key={verdict} class="n">
-                      {number(data.values[column]?.[line] ?? 0)}
-                    </td>
-                  ))}
-                </tr>
+        <Table label="Requests over time" size="tall" heads={["From", ...data.verdicts.map((n) => ({ n }))]}>
+          {data.times.map((time, line) => (
+            <tr key={time}>
+              <td>{moment(time * 1000)}</td>
+              {data.verdicts.map((verdict, column) => (
+                <td key={verdict} class="n">
+                  {number(data.values[column]?.[line] ?? 0)}
+                </td>
               ))}
-            </tbody>
-          </table>
-        </div>
+            </tr>
+          ))}
+        </Table>
       ) : (
         <div ref={place} class="plot" data-total={stats.total.requests} aria-hidden="true" />
       )}
