@@ -1,7 +1,7 @@
 // The proxies: whether each follows, and whether anything of what it saw is missing.
 
 import { get, type ProxyView } from "../api";
-import { ago, count, number } from "../format";
+import { ago, count, number, present } from "../format";
 import { useLoaded } from "../live";
 import { State, Table } from "../parts/bits";
 
@@ -9,16 +9,18 @@ import { State, Table } from "../parts/bits";
 const GONE_MS = 90_000;
 
 export function Fleet() {
-  const { data, error, loading } = useLoaded(
+  const loaded = useLoaded(
     "fleet",
     () => get<{ revision: number; proxies: ProxyView[] }>("/v1/proxies"),
     3_000,
   );
+  const { data } = loaded;
   const proxies = data?.proxies ?? [];
-  const isGone = (proxy: ProxyView) => Date.now() - new Date(proxy.last_seen).getTime() > GONE_MS;
+  const isGone = (proxy: ProxyView) => present() - new Date(proxy.last_seen).getTime() > GONE_MS;
   const lost = proxies.reduce((sum, proxy) => sum + proxy.requests_lost, 0);
   return (
     <>
+      {data && (
       <dl class="tiles">
         <div>
           <dt>Proxies</dt>
@@ -27,7 +29,7 @@ export function Fleet() {
         </div>
         <div>
           <dt>Revision</dt>
-          <dd>{number(data?.revision ?? 0)}</dd>
+          <dd>{number(data.revision)}</dd>
           <dd class="note">{number(proxies.filter((proxy) => proxy.revision_lag > 0).length)} behind</dd>
         </div>
         <div>
@@ -41,8 +43,9 @@ export function Fleet() {
           <dd class="note">as the proxies report</dd>
         </div>
       </dl>
+      )}
       <section class="panel">
-        <State error={error} loading={loading} has={!!data} empty={!!data && proxies.length === 0}>
+        <State of={loaded} empty={!!data && proxies.length === 0}>
           No proxy was heard of yet. <code>make run</code> starts one.
         </State>
         {proxies.length > 0 && (

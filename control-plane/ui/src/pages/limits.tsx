@@ -7,7 +7,7 @@ import { useLoaded } from "../live";
 import { FilterBar } from "../parts/bar";
 import { State, Table, attempt, isAdmin, say } from "../parts/bits";
 import { Chart } from "../parts/chart";
-import { TopList } from "../parts/tops";
+import { Addresses, TopList } from "../parts/tops";
 
 export function Limits() {
   const limits = useLoaded("limits", () => get<{ limits: LimitInForce[] }>("/v1/limits"), 5_000);
@@ -19,7 +19,7 @@ export function Limits() {
       get<Stats>("/v1/stats/overview", {
         ...words,
         verdict: conditions.verdict ?? "limited,shadow",
-        by: "rule,address,network,path",
+        by: "rule,address,network,pseudonym,pseudonym_network,path",
       }),
     view.value.until ? 0 : 5_000,
   );
@@ -40,14 +40,14 @@ export function Limits() {
   return (
     <>
       <FilterBar />
-      <State error={stats.error} loading={stats.loading} has={!!stats.data} />
+      <State of={stats} />
       {stats.data && (
         <div class="grid">
           <Chart stats={stats.data} height={160} />
         </div>
       )}
       <section class="panel">
-        <State error={limits.error} loading={limits.loading} has={!!limits.data} empty={limits.data?.limits.length === 0}>
+        <State of={limits} empty={limits.data?.limits.length === 0}>
           No limit is in force. Configure some in the plugin, or set one with <code>ipwarden limits set</code>.
         </State>
         {limits.data && limits.data.limits.length > 0 && (
@@ -84,8 +84,7 @@ export function Limits() {
       </section>
       <div class="grid">
         <TopList title="Limits" condition="rule" top={tops.rule} total={total} isMono />
-        {tops.address && <TopList title="Addresses" condition="ip" top={tops.address} total={total} isMono />}
-        <TopList title="Networks" condition="ip" top={tops.network} total={total} isMono />
+        <Addresses tops={tops} total={total} />
         <TopList title="Paths" condition="path" top={tops.path} total={total} isMono />
       </div>
     </>

@@ -3,9 +3,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, type RequestRecord } from "../api";
 import { query, view } from "../filter";
-import { bytes, moment, number } from "../format";
+import { bytes, moment, number, plain } from "../format";
 import { FilterBar } from "../parts/bar";
-import { Address, State, Table, Text, VerdictTag } from "../parts/bits";
+import { Address, Pick, State, Table, Text, VerdictTag } from "../parts/bits";
 
 interface Page {
   records: RequestRecord[];
@@ -44,7 +44,10 @@ export function RecordTable({ words }: { words: Record<string, string | undefine
   const next = pages.at(-1)?.next;
   return (
     <section class="panel">
-      <State error={error} loading={loading} has={pages.length > 0} empty={pages.length > 0 && records.length === 0}>
+      <State
+        of={{ error, loading, data: pages[0], reload: () => load(undefined, []) }}
+        empty={pages.length > 0 && records.length === 0}
+      >
         No record matches. A record arrives about a second after its request.
       </State>
       {records.length > 0 && (
@@ -53,25 +56,63 @@ export function RecordTable({ words }: { words: Record<string, string | undefine
             <tr key={record.id}>
               <td class="mono">{moment(record.time)}</td>
               <td>
-                <VerdictTag verdict={record.verdict} />
+                <Pick by="verdict" value={record.verdict}>
+                  <VerdictTag verdict={record.verdict} />
+                </Pick>
               </td>
-              <td class="n">{record.status || "–"}</td>
+              <td class="n">
+                {record.status ? (
+                  <Pick by="status" value={String(record.status)}>
+                    {record.status}
+                  </Pick>
+                ) : (
+                  "–"
+                )}
+              </td>
               <td>
-                <Address ip={record.ip} />
+                <Address ip={record.ip} form={record.form} />
               </td>
-              <td>{[record.city, record.country].filter(Boolean).join(", ")}</td>
+              <td>
+                {record.country && (
+                  <Pick by="country" value={record.country}>
+                    {[record.city, record.country].filter(Boolean).join(", ")}
+                  </Pick>
+                )}
+              </td>
               <td class="request">
-                <span class="muted">{record.method}</span>{" "}
-                <Text class="mono" text={`${record.host}${record.path}${record.query ? `?${record.query}` : ""}`} />
-                {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
+                <div class="line">
+                  <span class="muted">{record.method}</span>
+                  <Pick by="host" class="host" value={record.host}>
+                    <Text class="mono" text={record.host} />
+                  </Pick>
+                  <Pick by="path" class="path" value={record.path}>
+                    <Text class="mono" text={record.path} />
+                  </Pick>
+                  {record.query && <Text class="mono muted path" text={`?${record.query}`} />}
+                  {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
+                </div>
               </td>
-              <td class="muted">{record.rule ?? (record.decision ? `decision ${record.decision}` : "")}</td>
+              <td class="muted">
+                {record.rule ? (
+                  <Pick by="rule" value={record.rule}>
+                    <Text text={record.rule} />
+                  </Pick>
+                ) : (
+                  record.decision && `decision ${record.decision}`
+                )}
+              </td>
               <td class="n">{record.duration_ms.toFixed(1)}</td>
               <td class="n">{bytes(record.bytes_out)}</td>
               <td class="agent muted">
-                <Text text={record.user_agent} />
+                <Pick by="user_agent" value={record.user_agent}>
+                  <Text text={record.user_agent} />
+                </Pick>
               </td>
-              <td class="muted">{record.proxy}</td>
+              <td class="muted">
+                <Pick by="proxy" value={record.proxy}>
+                  {plain(record.proxy)}
+                </Pick>
+              </td>
             </tr>
           ))}
         </Table>

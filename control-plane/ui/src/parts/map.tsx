@@ -8,6 +8,7 @@ import world from "world-atlas/countries-110m.json";
 import type { Row } from "../api";
 import { go, toggled, view } from "../filter";
 import { count, country, number, percent } from "../format";
+import { Sources } from "./attribution";
 import { Table } from "./bits";
 import { lettersOf, SMALL } from "./countries";
 
@@ -150,6 +151,7 @@ export function WorldMap({ rows, total }: { rows: Row[]; total: number }) {
             ))}
             <span>{count(most)}</span>
           </div>
+          <Sources />
         </>
       )}
     </section>
