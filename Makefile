@@ -63,7 +63,9 @@ screenshots: ui ## take a picture of each page: light and dark, desktop and phon
 SEED_DIR ?= .ipwarden-seed
 SEED_RECORDS ?= 10000000
 seed-demo: ui ## fill SEED_DIR with SEED_RECORDS synthetic records, and time each view on them
-	cargo run --release -p ipwarden-control-plane --example seed_demo -- $(SEED_DIR) $(SEED_RECORDS)
+	cargo build --release -p ipwarden-control-plane --bins --example seed_demo
+	target/release/examples/seed_demo $(SEED_DIR) $(SEED_RECORDS)
+	node control-plane/ui/browser/timings.mjs $(SEED_DIR)
 
 BENCH ?=
 bench: binary module ## what the filter costs Envoy beside its own filters, with budgets (BENCH="--scaling --parts" for more)

@@ -4,21 +4,25 @@
 //! a fourth word it makes some suspects instead of measuring.
 //!
 //! What it makes looks like a shop's traffic: days and nights, a few large countries, crawlers,
-//! scanners that are blocked, greedy clients that are limited. The same numbers give the same
-//! records, but for the hour they end in. Refuses a directory that holds a log.
+//! scanners that are blocked, greedy clients that are limited. Addresses of more than three days
+//! are pseudonyms, as retention would have made them. The same numbers give the same records, but
+//! for the hour they end in and the key of the pseudonyms. Refuses a directory that holds a log.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipwarden::decisions::Revision;
-use ipwarden::privacy::AddressForm;
+use ipwarden::privacy::{AddressForm, Pseudonymizer};
 use ipwarden::record::{Batch, BatchHeader, Record, Verdict};
 use ipwarden_control_plane::clock::Clock;
 use ipwarden_control_plane::config::Config;
 use ipwarden_control_plane::detect::{Evidence, Flag, Severity, Source};
 use ipwarden_control_plane::geo::{Country, Spot};
 use ipwarden_control_plane::privacy::Veil;
+use ipwarden_control_plane::privacy::keys::Keys;
 use ipwarden_control_plane::serve::Service;
 use ipwarden_control_plane::store::sqlite::{SqliteLog, SqliteState, size_bytes};
 use ipwarden_control_plane::store::{IncomingBatch, LogStore, StateStore as _};
@@ -26,6 +30,8 @@ use ipwarden_control_plane::suspects::Sighting;
 use jiff::Timestamp;
 
 const BATCH_RECORDS: u64 = 10_000;
+/// `privacy.raw_for`, if nothing else is configured.
+const RAW_FOR_US: i64 = 72 * 3_600 * 1_000_000;
 /// Runs of each question; the middle one counts.
 const RUNS: usize = 7;
 /// Country, autonomous system, share of the traffic in a thousand.
@@ -105,7 +111,13 @@ async fn main() {
     let file = directory.join("log.db");
     assert!(!file.exists(), "{} exists: give another directory", file.display());
     let now = Clock::system().now();
-    seed(&file, records, days, now).await;
+    let keys = Keys::open(&directory, Duration::ZERO, now).expect("a key for pseudonyms");
+    let mut hidden = Hidden {
+        before_us: (now.as_microsecond() - RAW_FOR_US).unsigned_abs(),
+        key: keys.current().expect("there is a current key"),
+        known: HashMap::new(),
+    };
+    seed(&file, records, days, now, &mut hidden).await;
     let config = Config {
         listen: "127.0.0.1:0".parse().expect("an address"),
         data_dir: directory.clone(),
@@ -120,7 +132,7 @@ async fn main() {
     service.stop().await;
 }
 
-async fn seed(file: &Path, records: u64, days: u64, now: Timestamp) {
+async fn seed(file: &Path, records: u64, days: u64, now: Timestamp, hidden: &mut Hidden) {
     let log = SqliteLog::open(file).expect("a new log");
     let started = started();
     let span = days * 86_400 * 1_000_000;
@@ -128,8 +140,9 @@ async fn seed(file: &Path, records: u64, days: u64, now: Timestamp) {
     let mut written = 0;
     while written < records {
         let count = BATCH_RECORDS.min(records - written);
-        let all: Vec<Seeded> =
+        let mut all: Vec<Seeded> =
             (written..written + count).map(|n| Seeded::new(n, records, end - span, span)).collect();
+        all.iter_mut().for_each(|seeded| hidden.hide(seeded));
         let header = BatchHeader {
             stream: 1,
             number: written / BATCH_RECORDS + 1,
@@ -141,7 +154,7 @@ async fn seed(file: &Path, records: u64, days: u64, now: Timestamp) {
             seen: written + count,
             lost: 0,
             skipped: 0,
-            key: None,
+            key: Some(hidden.key.key_id()),
         };
         let places = all.iter().map(|seeded| seeded.place.clone()).collect();
         let batch = Batch { header, records: all.iter().map(Seeded::record).collect() };
@@ -362,10 +375,28 @@ fn started() -> Instant {
     Instant::now()
 }
 
+/// What hides addresses that are too old to be kept.
+struct Hidden {
+    before_us: u64,
+    key: Arc<Pseudonymizer>,
+    known: HashMap<IpAddr, IpAddr>,
+}
+
+impl Hidden {
+    fn hide(&mut self, seeded: &mut Seeded) {
+        if seeded.time_us < self.before_us {
+            let ip = seeded.ip;
+            seeded.ip = *self.known.entry(ip).or_insert_with(|| self.key.pseudonym(ip));
+            seeded.form = AddressForm::Pseudonym;
+        }
+    }
+}
+
 /// A record that owns what it is made of.
 struct Seeded {
     time_us: u64,
     ip: IpAddr,
+    form: AddressForm,
     verdict: Verdict,
     rule: &'static str,
     host: &'static str,
@@ -421,6 +452,7 @@ impl Seeded {
         Self {
             time_us,
             ip,
+            form: AddressForm::Full,
             verdict,
             rule,
             host: ["shop.example", "www.shop.example", "api.shop.example"][dice.skewed(3) as usize],
@@ -438,7 +470,7 @@ impl Seeded {
             verdict: self.verdict,
             weight: 1,
             rule: self.rule.as_bytes(),
-            form: AddressForm::Full,
+            form: self.form,
             opted_out: false,
             decision: 0,
             query: b"",

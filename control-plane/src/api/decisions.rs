@@ -51,6 +51,7 @@ pub struct DecisionPage {
 )]
 pub(crate) async fn list(
     State(app): AppState,
+    Extension(identity): Extension<Identity>,
     mut params: Params,
 ) -> Result<Json<DecisionPage>, Problem> {
     let mut filter = DecisionFilter {
@@ -61,6 +62,8 @@ pub(crate) async fn list(
         limit: params.page(),
     };
     params.finish()?;
+    // Asking for one address after the other would tell what a viewer is not shown.
+    filter.inside = app.masked_net(&identity, filter.inside);
     let limit = filter.limit;
     // One more than asked for says whether there is a next page.
     filter.limit += 1;

@@ -143,7 +143,7 @@ pub(crate) async fn series(
 #[utoipa::path(
     get, path = "/v1/stats/tops", tag = "requests",
     params(
-        ("by" = Option<String>, Query, description = "some of address, network, asn, country, path, host, method, status, user_agent, rule, verdict, proxy, with commas between them; all if absent"),
+        ("by" = Option<String>, Query, description = "some of address, network, pseudonym, pseudonym_network, asn, country, path, host, method, status, user_agent, rule, verdict, proxy, with commas between them; all if absent"),
         ("limit" = Option<usize>, Query, description = "rows of each list, 1 to 1000, 10 if absent"),
         ("since" = Option<String>, Query, description = "RFC 3339, or how long ago: 1h, which is what it is if absent"),
         ("until" = Option<String>, Query, description = "RFC 3339, or how long ago; now if absent"),
@@ -229,10 +229,19 @@ async fn answer(
 fn masked(mut query: StatsQuery) -> StatsQuery {
     query.filter.net = query.filter.net.map(mask::network);
     for (by, _) in &mut query.tops {
-        if *by == Dimension::Address {
-            *by = Dimension::Network;
-        }
+        *by = match *by {
+            Dimension::Address => Dimension::Network,
+            Dimension::Pseudonym => Dimension::PseudonymNetwork,
+            other => other,
+        };
     }
+    // A viewer's list of addresses is the one of networks, which may be asked for already.
+    let mut seen = Vec::new();
+    query.tops.retain(|(by, _)| {
+        let is_new = !seen.contains(by);
+        seen.push(*by);
+        is_new
+    });
     query
 }
 
@@ -251,7 +260,7 @@ fn stats_query(params: &mut Params, now: Timestamp, wanted: Wanted) -> StatsQuer
     let step_slots = if wanted.series { step(params, seconds) } else { 0 };
     let mut tops = Vec::new();
     if wanted.tops {
-        let expected = "some of address, network, asn, country, path, host, method, status, user_agent, rule, verdict, proxy, with commas between them";
+        let expected = "some of address, network, pseudonym, pseudonym_network, asn, country, path, host, method, status, user_agent, rule, verdict, proxy, with commas between them";
         let by = params.parsed("by", expected, dimensions);
         let limit = params
             .parsed("limit", "a number from 1 to 1000", |text| {

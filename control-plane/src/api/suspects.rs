@@ -42,6 +42,7 @@ pub struct SuspectPage {
 )]
 pub(crate) async fn list(
     State(app): AppState,
+    Extension(identity): Extension<Identity>,
     mut params: Params,
 ) -> Result<Json<SuspectPage>, Problem> {
     let mut filter = SuspectFilter {
@@ -51,6 +52,8 @@ pub(crate) async fn list(
         limit: params.page(),
     };
     params.finish()?;
+    // Asking for one address after the other would tell what a viewer is not shown.
+    filter.target = app.masked_net(&identity, filter.target);
     let limit = filter.limit;
     // One more than asked for says whether there is a next page.
     filter.limit += 1;

@@ -4,6 +4,7 @@
 //! weights, so that it agrees with [`super::LogStore::count`]. Times are cut to slots of ten
 //! seconds, towards the outside.
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::RecordQuery;
@@ -24,6 +25,10 @@ pub enum Dimension {
     Address,
     /// Its /24, or /48 for IPv6.
     Network,
+    /// Pseudonym of a client address with the id of its key; of IPv6 the first 64 bits.
+    Pseudonym,
+    /// The /24 of a pseudonym, or /48 for IPv6, with the id of its key.
+    PseudonymNetwork,
     /// Autonomous system.
     Asn,
     /// Country.
@@ -48,9 +53,11 @@ pub enum Dimension {
 
 impl Dimension {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Address,
         Self::Network,
+        Self::Pseudonym,
+        Self::PseudonymNetwork,
         Self::Asn,
         Self::Country,
         Self::Path,
@@ -69,6 +76,8 @@ impl Dimension {
         match self {
             Self::Address => "address",
             Self::Network => "network",
+            Self::Pseudonym => "pseudonym",
+            Self::PseudonymNetwork => "pseudonym_network",
             Self::Asn => "asn",
             Self::Country => "country",
             Self::Path => "path",
@@ -92,7 +101,8 @@ impl Dimension {
 /// A question.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StatsQuery {
-    /// Which records. `since` and `until` must be there; `before` and `limit` are ignored.
+    /// Which records. `since` and `until` must be there; `before` and `limit` are ignored, and
+    /// a network of pseudonyms is taken as [`countable`] says.
     pub filter: RecordQuery,
     /// Width of a bucket of the series in slots; 0 for no series.
     pub step_slots: i64,
@@ -171,6 +181,18 @@ impl StatsQuery {
         // The last microsecond that still belongs to it.
         let end = slot_of(until.as_microsecond().saturating_sub(1)) + 1;
         (first < end).then_some((first, end))
+    }
+}
+
+/// A network as pseudonyms are counted by: of IPv6 never narrower than a /64, which is what one
+/// client usually has.
+#[must_use]
+pub fn countable(net: IpNet) -> IpNet {
+    match net {
+        IpNet::V6(v6) if v6.prefix_len() > 64 => {
+            IpNet::new(net.addr(), 64).map_or(net, |net| net.trunc())
+        }
+        net => net.trunc(),
     }
 }
 

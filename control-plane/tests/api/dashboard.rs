@@ -67,7 +67,7 @@ async fn questions_that_can_not_be_answered_say_why() {
             "since: expected a moment before until",
             "compare: expected true or false, found 'maybe'",
             "step: expected a duration from 10s to 52w that makes at most 2000 buckets such as 5m, found '1s'",
-            "by: expected some of address, network, asn, country, path, host, method, status, user_agent, rule, verdict, proxy, with commas between them, found 'colour'",
+            "by: expected some of address, network, pseudonym, pseudonym_network, asn, country, path, host, method, status, user_agent, rule, verdict, proxy, with commas between them, found 'colour'",
             "limit: expected a number from 1 to 1000, found '0'",
         ]
     );
@@ -192,6 +192,10 @@ async fn a_viewer_sees_networks_everywhere_and_changes_nothing() {
     let ips: Vec<_> =
         found["records"].as_array().unwrap().iter().map(|record| record["ip"].clone()).collect();
     assert_eq!(ips, [json!("203.0.113.0"), json!("203.0.113.0")]);
+    for inside in ["203.0.113.7", "203.0.113.9"] {
+        let found = ok(ask(&format!("/v1/decisions?inside={inside}"))).await;
+        assert_eq!(found["decisions"][0]["target"], "203.0.113.0", "{inside}");
+    }
     let tops = ok(ask("/v1/stats/tops?by=address")).await;
     assert_eq!(tops["tops"]["network"]["rows"][0]["key"], "203.0.113.0/24");
     assert!(tops["tops"].get("address").is_none());

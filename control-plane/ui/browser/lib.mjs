@@ -1,8 +1,10 @@
 // What the browser's tests and the screenshots share: a Chromium, a login, requests as clients.
-import { mkdtempSync, rmSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { request } from "node:http";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
 export const world = JSON.parse(process.env.DASHBOARD_WORLD ?? "{}");
@@ -15,6 +17,36 @@ export async function until(what, holds) {
     if (value) return value;
     if (Date.now() > end) throw new Error(`did not come true: ${what}`);
     await new Promise((again) => setTimeout(again, 50));
+  }
+}
+
+/** A port on which nobody listens. */
+const freePort = () =>
+  new Promise((found) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => found(port));
+    });
+  });
+
+/** Runs the control plane on a data directory while something is done; `profile` is the build. */
+export async function serving(profile, data, work) {
+  const root = resolve(import.meta.dirname, "../../..");
+  const target = process.env.CARGO_TARGET_DIR ?? join(root, "target");
+  const port = await freePort();
+  const service = spawn(
+    join(target, profile, "ipwarden"),
+    ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", data, "--log-level", "error"],
+    { stdio: ["ignore", "inherit", "inherit"], cwd: data },
+  );
+  try {
+    world.api = `http://127.0.0.1:${port}`;
+    const isReady = () => fetch(`${world.api}/readyz`).then((answer) => answer.ok, () => false);
+    await until("the control plane answers", isReady);
+    world.admin = readFileSync(join(data, "admin.token"), "utf8").trim();
+    await work();
+  } finally {
+    service.kill();
   }
 }
 

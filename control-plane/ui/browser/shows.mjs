@@ -135,6 +135,136 @@ const shows = {
     });
   },
 
+  async what_is_held_on_an_address_is_exported_and_erased() {
+    const visitor = "90.0.0.77";
+    await asked(visitor, 4, "/of-the-visitor");
+    await asked("90.0.0.78", 2, "/of-another");
+    await browse(async (page, complaints, context) => {
+      await login(page);
+      const held = async (ip) => {
+        const answer = await context.request.get(`${world.api}/v1/requests?ip=${ip}`);
+        return (await answer.json()).records.length;
+      };
+      await until("both are stored", async () => (await held(visitor)) === 4 && (await held("90.0.0.78")) === 2);
+      // More than a page of records, so that pages have to be put together.
+      await page.route(/\/v1\/subjects\/.*limit=/, (route) =>
+        route.continue({ url: route.request().url().replace(/limit=\d+/, "limit=3") }),
+      );
+      await page.goto(`${world.api}/address?target=${visitor}`);
+      const saved = page.waitForEvent("download");
+      await page.getByRole("button", { name: "Export" }).click();
+      const file = await saved;
+      check(file.suggestedFilename() === `subject-${visitor}.json`, `its name: ${file.suggestedFilename()}`);
+      const all = JSON.parse(readFileSync(await file.path(), "utf8"));
+      check(all.ip === visitor && all.next === null, "it is whole");
+      check(all.records.length === 4, `four records, not ${all.records.length}`);
+      check(all.records.every((record) => record.path === "/of-the-visitor"), "of the visitor alone");
+      await page.getByRole("button", { name: "Erase" }).click();
+      const dialog = page.getByRole("dialog");
+      await dialog.getByRole("button", { name: "Cancel" }).click();
+      check((await held(visitor)) === 4, "nothing is erased without a yes");
+      await page.getByRole("button", { name: "Erase" }).click();
+      await dialog.getByRole("button", { name: "Erase" }).click();
+      await page.getByText(/Erased: 4 records/).waitFor();
+      // The page looks at it no more, which the audit log would note.
+      await until("the page is left", () => !page.url().includes(visitor));
+      const audit = await (await context.request.get(`${world.api}/v1/audit`)).text();
+      check(audit.includes("subject.erase") && !audit.includes(visitor), "the audit log names it no more");
+      check((await held(visitor)) === 0, "it is gone");
+      check((await held("90.0.0.78")) === 2, "the other one stays");
+      check(complaints.length === 0, `a quiet console: ${complaints}`);
+    });
+  },
+
+  async hidden_addresses_are_counted_as_what_they_are() {
+    await asked("90.0.0.7", 5);
+    await asked("90.0.1.9", 2);
+    await browse(async (page, complaints) => {
+      await login(page);
+      const list = (title) => page.locator(".top").filter({ has: page.getByRole("heading", { name: title, exact: true }) });
+      const rows = list("Addresses, hidden").locator("li");
+      await until("two pseudonyms are listed", async () => (await rows.count()) === 2);
+      const marked = await list("Addresses, hidden").innerText();
+      check(/pseudonyms of key [0-9a-f]{8}/.test(marked), `they are marked: ${marked}`);
+      check((await list("Addresses").count()) === 0, "there is no list of addresses");
+      check((await list("Networks, hidden").locator("li").count()) === 2, "their networks are told apart");
+      check(!(await page.locator("body").innerText()).includes("90.0.0.7"), "no address is shown");
+      const name = await rows.first().locator(".key").innerText();
+      check(/^[0-9.]+$/.test(name) && name !== "90.0.0.7", `a pseudonym: ${name}`);
+      await rows.first().getByRole("button").click();
+      await until("only its requests are counted", async () => (await total(page)) === 5);
+      const at = new URL(page.url()).searchParams;
+      check(at.get("form") === "pseudonym" && at.get("ip") === name, "the filter is in the address");
+      await page.getByRole("link", { name: "Records" }).click();
+      await until("its records are found", async () => (await page.locator("main tbody tr").count()) === 5);
+      check((await page.locator("main tbody tr").first().innerText()).includes("pseudonym"), "they are marked there, too");
+      await page.getByRole("button", { name: /^Pseudonym/ }).click();
+      await until("all are back", async () => (await page.locator("main tbody tr").count()) === 7);
+      check(complaints.length === 0, `a quiet console: ${complaints}`);
+    });
+  },
+
+  async the_span_is_zoomed_and_compared_and_the_stream_comes_back() {
+    await asked("90.0.0.7", 6);
+    await browse(async (page, complaints) => {
+      await login(page);
+      await until("it is counted", async () => (await total(page)) >= 6);
+      await page.getByLabel("compare").check();
+      await until("the period before is named", async () => (await page.locator(".tiles").innerText()).includes("before"));
+      check(new URL(page.url()).searchParams.get("compare") === "true", "comparing is in the address");
+      const plot = await page.locator(".plot .u-over").boundingBox();
+      await page.mouse.move(plot.x + plot.width * 0.5, plot.y + 40);
+      await page.mouse.down();
+      await page.mouse.move(plot.x + plot.width - 2, plot.y + 60, { steps: 5 });
+      await page.mouse.up();
+      const span = () => {
+        const at = new URL(page.url()).searchParams;
+        return Date.parse(at.get("until")) - Date.parse(at.get("since"));
+      };
+      await until("the half is looked at", () => Math.abs(span() - 1_800_000) < 120_000);
+      const half = span();
+      await page.getByRole("button", { name: "zoom out" }).click();
+      await until("twice as much is", () => span() === 2 * half);
+      await page.goBack();
+      await until("the browser goes back", () => span() === half);
+      await page.getByRole("button", { name: "back to now" }).click();
+      check(!new URL(page.url()).searchParams.has("until"), "it is live again");
+      const ticker = page.locator(".ticker");
+      await ticker.locator(".live").waitFor();
+      // The stream can't be had for a while, as when the service starts anew.
+      await page.route("**/v1/requests/live*", (route) => route.abort());
+      await ticker.getByRole("button", { name: "Pause" }).click();
+      await ticker.getByRole("button", { name: "Follow" }).click();
+      await ticker.locator(".connecting").waitFor();
+      await page.unroute("**/v1/requests/live*");
+      await ticker.locator(".live").waitFor();
+      await asked("90.0.0.9", 1, "/after-the-break");
+      await ticker.getByText("/after-the-break").waitFor();
+      // Nothing answers: it is said once, what was there stays, and it goes on by itself.
+      await page.route("**/v1/**", (route) => route.abort());
+      await page.getByText("The control plane can't be reached since").waitFor();
+      check((await page.locator(".tiles").count()) === 1, "the numbers stay");
+      await page.unroute("**/v1/**");
+      await until("it is well again", async () => (await page.locator(".banner").count()) === 0);
+      const own = complaints.filter((text) => !/net::ERR_FAILED/.test(text));
+      check(own.length === 0, `a quiet console: ${own}`);
+    });
+  },
+
+  async a_session_that_ends_brings_the_login_and_the_page_back() {
+    await browse(async (page, _, context) => {
+      await login(page);
+      await page.goto(`${world.api}/records?since=6h&country=FR`);
+      await page.locator("main .panel").first().waitFor();
+      await context.clearCookies();
+      await page.getByText("The session has ended").waitFor();
+      await page.getByLabel("Token").fill(world.admin);
+      await page.getByRole("button", { name: "Log in" }).click();
+      await page.getByRole("heading", { name: "Records" }).waitFor();
+      check(new URL(page.url()).searchParams.get("country") === "FR", "the view is the same");
+    });
+  },
+
   async no_serious_accessibility_problem() {
     const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
     await asked("90.0.0.7", 3);
@@ -197,6 +327,15 @@ const shows = {
     await asked("90.0.0.7", 3);
     await scan(SCANNER);
     await browse(async (page, _, context) => {
+      // Whatever reaches the browser, shown or not.
+      const leaks = [];
+      page.on("response", async (response) => {
+        if (response.headers()["content-type"]?.startsWith("text/event-stream")) return;
+        const text = await response.text().catch(() => "");
+        for (const address of ["90.0.0.7", SCANNER]) {
+          if (new RegExp(`${address.replaceAll(".", "\\.")}(?![0-9])`).test(text)) leaks.push(`${response.url()} tells ${address}`);
+        }
+      });
       await login(page, world.viewer);
       await page.locator("[data-top=ip]").first().waitFor();
       await until("records come", async () => {
@@ -211,11 +350,12 @@ const shows = {
         await page.goto(`${world.api}${path.endsWith("=") ? `${path}90.0.0.0/24` : path}`);
         await page.locator("main .panel").first().waitFor();
         await until("it is loaded", async () => (await page.getByText("Loading…").count()) === 0);
-        const text = await page.locator("body").innerText();
+        // Attributes and what is hidden, too: tooltips, links, names.
+        const text = await page.content();
         for (const address of ["90.0.0.7", SCANNER]) {
           check(!text.includes(address), `${path} shows no ${address}`);
         }
-        for (const name of ["Block", "Dismiss", "Allow", "Add", "Import", "Remove", "Enforce", "To shadow", "Make one", "Erase", "Decide"]) {
+        for (const name of ["Block", "Dismiss", "Allow", "Add", "Import", "Remove", "Enforce", "To shadow", "Make one", "Export", "Erase", "Decide", "Refuse a region", "Run now", "Test"]) {
           check((await page.getByRole("button", { name, exact: true }).count()) === 0, `${path} has no ${name}`);
         }
       }
@@ -243,6 +383,25 @@ const shows = {
       check((await ask(SCANNER)) === 200, "nobody was blocked");
       const raw = await page.evaluate(() => fetch("/v1/requests?limit=50").then((answer) => answer.text()));
       check(raw.includes("90.0.0.0") && !raw.includes("90.0.0.7"), "the API masks, too");
+      const streamed = page.evaluate(async () => {
+        const stop = new AbortController();
+        const answer = await fetch("/v1/requests/live", { signal: stop.signal });
+        const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+        window.streaming = true;
+        let text = "";
+        while (!text.includes("/for-the-stream")) text += (await reader.read()).value;
+        stop.abort();
+        return text;
+      });
+      await until("the stream is followed", () => page.evaluate(() => window.streaming));
+      await ask("90.0.0.7", "/for-the-stream");
+      const events = await streamed;
+      check(events.includes("90.0.0.0") && !events.includes("90.0.0.7"), "the stream masks, too");
+      await page.goto(`${world.api}/records`);
+      await page.getByRole("link", { name: "90.0.0.0/24" }).first().click();
+      await page.locator(".about").waitFor();
+      check(decodeURIComponent(page.url()).includes("target=90.0.0.0/24"), "a link leads to the network");
+      check(leaks.length === 0, `nothing tells an address: ${leaks}`);
     });
   },
 };

@@ -1,6 +1,9 @@
 // Talks to the control plane. The session's cookie goes along by itself; what changes something
 // carries a header that pages of other sites can't send.
 
+import { signal } from "@preact/signals";
+import { learnClock } from "./format";
+
 export interface Session {
   name: string;
   role: "admin" | "viewer" | "proxy";
@@ -73,8 +76,12 @@ export interface RequestRecord {
   city: string | null;
   asn: number | null;
   proxy: string;
-  form?: string;
+  form: Form;
+  key: string | null;
 }
+
+/** What an address is: as it came, cut to its network, or a pseudonym. */
+export type Form = "full" | "truncated" | "pseudonym";
 
 export interface Decision {
   id: number;
@@ -118,6 +125,9 @@ export type Severity = "low" | "medium" | "high" | "critical";
 export interface Suspect {
   id: number;
   target: string;
+  /** Absent for an address as it came. */
+  form?: Form;
+  key?: string;
   status: "open" | "confirmed" | "dismissed";
   severity: Severity;
   score: number;
@@ -204,6 +214,10 @@ export interface Status {
   disk_free_bytes: number | null;
   records_stored: number;
   suspects_open: number;
+  rules: number;
+  rules_problem: string | null;
+  retention_error: string | null;
+  retention_capped: number;
   blocks_withheld: number | null;
   geo: { dir: string; databases: GeoDatabase[]; problem: string | null };
 }
@@ -220,6 +234,63 @@ export interface GeoDatabase {
     attribution: { text?: string; url?: string; [key: string]: unknown } | null;
   } | null;
   problem: string | null;
+}
+
+export interface RetentionRun {
+  started_at: string;
+  finished_at: string;
+  hidden: number;
+  admitted: number;
+  refused: number;
+  sensitive: number;
+  all: number;
+  capped: number;
+  reclaimed_bytes: number;
+  error: string | null;
+}
+
+export interface Retention {
+  raw_for_s: number;
+  address: "pseudonym" | "truncate";
+  admitted_s: number;
+  refused_s: number;
+  sensitive_s: number;
+  suspects_s: number;
+  audit_s: number;
+  max_store: number | null;
+  running: { started_at: string; phase: string; done: number; total: number | null } | null;
+  last: RetentionRun | null;
+}
+
+export interface Hook {
+  name: string;
+  kind: string;
+  to: string;
+  waiting: number;
+  dropped: number;
+  sent_at: string | null;
+  failures: number;
+  failing_since: string | null;
+  problem: string | null;
+}
+
+export interface SubjectExport {
+  ip: string;
+  held: { form: Form; key: string | null; records: number }[];
+  records: unknown[];
+  next: string | null;
+  [more: string]: unknown;
+}
+
+export interface SubjectErased {
+  records: number;
+  hours: number;
+  suspects: number;
+  decisions: number;
+  texts: number;
+  redacted: number;
+  settled: boolean;
+  left: { what: string; why: string }[];
 }
 
 export interface AuditEntry {
@@ -243,6 +314,10 @@ export class Refused extends Error {
 
 /** Called when a session has ended. */
 export const session = { ended: () => {} };
+/** Since when nothing answers; undefined while something does. */
+export const offline = signal<number | undefined>(undefined);
+/** Of a refusal: the service was not reached at all. */
+export const UNREACHED = 0;
 
 type Values = Record<string, string | number | boolean | undefined | null>;
 
@@ -266,8 +341,11 @@ async function call<T>(method: string, path: string, body?: unknown, type?: stri
     credentials: "same-origin",
     cache: "no-store",
   }).catch(() => {
-    throw new Refused(0, "the control plane can't be reached");
+    offline.value ??= Date.now();
+    throw new Refused(UNREACHED, "the control plane can't be reached");
   });
+  offline.value = undefined;
+  learnClock(response.headers.get("date"));
   if (response.status === 401 && path !== "/v1/session") session.ended();
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
@@ -280,6 +358,7 @@ async function call<T>(method: string, path: string, body?: unknown, type?: stri
 
 export const get = <T>(path: string, query?: Values) => call<T>("GET", address(path, query));
 export const post = <T>(path: string, body?: unknown) => call<T>("POST", path, body);
+export const put = <T>(path: string, body?: unknown) => call<T>("PUT", path, body);
 export const patch = <T>(path: string, body?: unknown) => call<T>("PATCH", path, body);
 export const remove = <T>(path: string, body?: unknown) => call<T>("DELETE", path, body);
 export const upload = <T>(path: string, text: string) => call<T>("POST", path, text, "text/plain");

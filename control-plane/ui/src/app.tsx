@@ -1,9 +1,10 @@
 // The frame around every page: who is logged in, where to go, how the service is.
 
 import { useEffect, useState } from "preact/hooks";
-import { get, remove, type Session, session, type Status } from "./api";
+import { get, offline, type Refused, remove, type Session, type Status, session, UNREACHED } from "./api";
 import { page, view } from "./filter";
-import { useLoaded } from "./live";
+import { clock, number, showUtc, utc, zone } from "./format";
+import { type Loaded, useLoaded } from "./live";
 import { AddressPage } from "./pages/address";
 import { Decisions } from "./pages/decisions";
 import { Fleet } from "./pages/fleet";
@@ -13,7 +14,7 @@ import { Overview } from "./pages/overview";
 import { Records } from "./pages/records";
 import { Settings } from "./pages/settings";
 import { Suspects } from "./pages/suspects";
-import { Link, me, Notices, undoLatest, useKeys } from "./parts/bits";
+import { Link, me, Notices, say, undoLatest, useKeys } from "./parts/bits";
 
 const PAGES: [string, string, () => preact.JSX.Element][] = [
   ["overview", "Overview", Overview],
@@ -26,38 +27,89 @@ const PAGES: [string, string, () => preact.JSX.Element][] = [
 ];
 
 export function App() {
-  const [asked, setAsked] = useState(false);
+  // Who is logged in, as far as the service said.
+  const [asked, setAsked] = useState<"waiting" | "answered" | "unreached">("waiting");
+  const [ended, setEnded] = useState("");
+  const ask = () =>
+    get<Session>("/v1/session").then(
+      (found) => {
+        me.value = found;
+        setAsked("answered");
+      },
+      (reason: Refused) => setAsked(reason.status === UNREACHED ? "unreached" : "answered"),
+    );
   useEffect(() => {
     session.ended = () => {
+      if (me.value) setEnded("The session has ended. Log in again, and this page is back.");
       me.value = undefined;
     };
-    get<Session>("/v1/session")
-      .then((found) => {
-        me.value = found;
-      })
-      .catch(() => {})
-      .finally(() => setAsked(true));
+    void ask();
   }, []);
-  if (!asked) return <p class="state muted">Loading…</p>;
+  useEffect(() => {
+    if (asked !== "unreached") return;
+    const timer = setInterval(ask, 3_000);
+    return () => clearInterval(timer);
+  }, [asked]);
+  if (asked === "waiting") return <p class="state muted">Loading…</p>;
+  if (asked === "unreached")
+    return (
+      <p class="state bad" role="alert">
+        The control plane can't be reached. This page goes on as soon as it answers.
+      </p>
+    );
+  const logOut = () =>
+    remove("/v1/session").then(
+      () => {
+        me.value = undefined;
+        setEnded("");
+      },
+      (reason: Error) => say(reason.message, undefined, true),
+    );
   return (
     <>
-      {me.value ? <Frame /> : <Login />}
+      {me.value ? <Frame logOut={logOut} /> : <Login why={ended} />}
       <Notices />
     </>
   );
 }
 
-function Frame() {
+/** What somebody should know whatever page they look at. */
+function Banners({ status }: { status: Loaded<Status> }) {
+  const { data, error } = status;
+  const banners = [
+    offline.value
+      ? `The control plane can't be reached since ${clock(offline.value)}. What is shown is from before; it is tried again.`
+      : error,
+    data?.blocks_withheld != null &&
+      `The brake acts: ${number(data.blocks_withheld)} automatic blocks were withheld. Look at the suspects.`,
+    data?.rules_problem && `The detection rules as they are now can't be used, those before stay: ${data.rules_problem}`,
+    data?.retention_error && `The last run of retention did not end: ${data.retention_error}`,
+  ];
+  return (
+    <>
+      {banners.map(
+        (text, at) =>
+          text && (
+            <p key={at} class="banner" role="alert">
+              {text}
+            </p>
+          ),
+      )}
+    </>
+  );
+}
+
+function Frame({ logOut }: { logOut: () => void }) {
   const now = view.value;
   const status = useLoaded("status", () => get<Status>("/v1/status"), 10_000);
   useKeys({ u: undoLatest });
   const Page =
     now.page === "address" ? AddressPage : PAGES.find(([name]) => name === now.page)?.[2];
+  const open = status.data?.suspects_open ?? 0;
   const title = PAGES.find(([name]) => name === now.page)?.[1] ?? "Address";
   useEffect(() => {
-    document.title = `${title} · ipwarden`;
-  }, [title]);
-  const open = status.data?.suspects_open ?? 0;
+    document.title = `${open > 0 ? `(${open > 999 ? "999+" : open}) ` : ""}${title} · ipwarden`;
+  }, [title, open]);
   return (
     <div class="frame">
       <a class="skip" href="#main">
@@ -91,26 +143,21 @@ function Frame() {
           </span>
           <button
             type="button"
-            class="quiet"
-            onClick={() => remove("/v1/session").finally(() => session.ended())}
+            class="quiet zone"
+            aria-pressed={utc.value}
+            title={utc.value ? "Show times in your own zone" : "Show times in UTC"}
+            onClick={() => showUtc(!utc.value)}
           >
+            {zone()}
+          </button>
+          <button type="button" class="quiet" onClick={logOut}>
             Log out
           </button>
         </div>
       </nav>
       <main id="main" tabIndex={-1}>
         <h1 class={now.page === "overview" ? "hidden" : ""}>{title}</h1>
-        {status.error && (
-          <p class="banner" role="alert">
-            {status.error}
-          </p>
-        )}
-        {status.data?.blocks_withheld != null && (
-          <p class="banner" role="alert">
-            The brake acts: {status.data.blocks_withheld} automatic blocks were withheld. Look at the
-            suspects.
-          </p>
-        )}
+        <Banners status={status} />
         {Page ? <Page /> : <p class="state">There is no such page.</p>}
       </main>
     </div>

@@ -2,9 +2,11 @@
 // can be sent to somebody else and the browser's buttons work.
 
 import { signal } from "@preact/signals";
+import { present } from "./format";
 
 export const CONDITIONS = [
   "ip",
+  "form",
   "country",
   "asn",
   "path",
@@ -20,6 +22,7 @@ export type Condition = (typeof CONDITIONS)[number];
 
 export const LABELS: Record<Condition, string> = {
   ip: "Address",
+  form: "Form of address",
   country: "Country",
   asn: "AS",
   path: "Path",
@@ -113,10 +116,42 @@ export const page = (name: string, rest: Record<string, string> = {}): View => (
 
 /** The same page, narrowed; the same value twice takes the condition away. */
 export function toggled(key: Condition, value: string): View {
+  if (view.value.conditions[key] === value) return without(key);
+  return { ...view.value, conditions: { ...view.value.conditions, [key]: value } };
+}
+
+/** The same page without a condition. A pseudonym goes with the word that says that it is one. */
+export function without(key: Condition): View {
   const conditions = { ...view.value.conditions };
-  if (conditions[key] === value) delete conditions[key];
-  else conditions[key] = value;
+  delete conditions[key];
+  if (key === "ip" && conditions.form === "pseudonym") delete conditions.form;
   return { ...view.value, conditions };
+}
+
+/** `100.115.72.131@5ab1c0de` without the id of its key, which is no condition. */
+export const bare = (pseudonym: string) => pseudonym.split("@")[0] ?? "";
+
+/** Narrowed to a pseudonym, or to a network of them; twice takes it away. */
+export function toggledPseudonym(name: string): View {
+  const ip = bare(name);
+  const { conditions } = view.value;
+  if (conditions.ip === ip && conditions.form === "pseudonym") return without("ip");
+  return { ...view.value, conditions: { ...conditions, ip, form: "pseudonym" } };
+}
+
+/** A span between two moments, moved by its own length, or made wider around its middle. */
+export function moved(by: -1 | 1 | "out", now: View = view.value, clock = present()): View {
+  const until = now.until ? Date.parse(now.until) : clock;
+  const since = Date.parse(now.since);
+  if (Number.isNaN(since)) return now;
+  const length = until - since;
+  const at = (time: number) => new Date(Math.min(time, clock)).toISOString();
+  if (by === "out") {
+    const end = Math.min(clock, until + length / 2);
+    return { ...now, since: at(end - 2 * length), until: at(end) };
+  }
+  const end = Math.min(clock, until + by * length);
+  return { ...now, since: at(end - length), until: at(end) };
 }
 
 if (typeof addEventListener !== "undefined") {

@@ -1,5 +1,28 @@
 // Numbers, times and places as people read them.
 
+import { signal } from "@preact/signals";
+
+const KEPT = "ipwarden.utc";
+const kept = () => {
+  try {
+    return localStorage.getItem(KEPT) === "true";
+  } catch {
+    return false;
+  }
+};
+/** Whether times are shown in UTC, as most logs are, rather than in the reader's zone. */
+export const utc = signal(kept());
+export function showUtc(on: boolean): void {
+  utc.value = on;
+  try {
+    localStorage.setItem(KEPT, String(on));
+  } catch {
+    // Without a store it holds until the page is closed.
+  }
+}
+/** UTC, or the reader's zone by name. */
+export const zone = () => (utc.value ? "UTC" : Intl.DateTimeFormat().resolvedOptions().timeZone || "local time");
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const names = new Intl.DisplayNames(["en"], { type: "region" });
@@ -42,16 +65,26 @@ export function country(code: string | null | undefined): string {
   }
 }
 const two = (value: number) => String(value).padStart(2, "0");
+/** The time as a date whose UTC parts are those of the zone that is shown. */
+export function shown(time: string | number): Date {
+  const date = new Date(time);
+  return utc.value ? date : new Date(date.getTime() - date.getTimezoneOffset() * 60_000);
+}
+/** The inverse of [`shown`]: a wall clock's time without a zone, as an input gives it. */
+export const unshown = (text: string) => new Date(utc.value ? `${text}Z` : text);
 /** 14:03:07 */
 export function clock(time: string | number): string {
-  const date = new Date(time);
-  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  const date = shown(time);
+  return `${two(date.getUTCHours())}:${two(date.getUTCMinutes())}:${two(date.getUTCSeconds())}`;
 }
-/** 2026-11-22 14:03:07, in the reader's zone */
+/** 2026-11-22 14:03:07 */
 export function moment(time: string | number): string {
-  const date = new Date(time);
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock(time)}`;
+  const date = shown(time);
+  return `${date.getUTCFullYear()}-${two(date.getUTCMonth() + 1)}-${two(date.getUTCDate())} ${clock(time)}`;
 }
+/** 22 Nov */
+export const day = (time: string | number) =>
+  shown(time).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 /** 3m, 4h, 5d: how long something lasts, in its largest unit. */
 export function duration(seconds: number): string {
   const abs = Math.abs(seconds);
@@ -67,8 +100,17 @@ export function duration(seconds: number): string {
   }
   return "0s";
 }
+let ahead = 0;
+/** Learns the service's clock from an answer: times in data are by that one, not by the reader's. */
+export function learnClock(date: string | null): void {
+  const theirs = Date.parse(date ?? "");
+  // Answers say their time to the second, and take a moment.
+  if (!Number.isNaN(theirs)) ahead = Math.abs(theirs - Date.now()) < 5_000 ? 0 : theirs - Date.now();
+}
+/** Now, by the service's clock. */
+export const present = () => Date.now() + ahead;
 /** 3m ago, in 4h */
-export function ago(time: string | null, now: number = Date.now()): string {
+export function ago(time: string | null, now: number = present()): string {
   if (!time) return "never";
   const seconds = (now - new Date(time).getTime()) / 1000;
   if (Math.abs(seconds) < 2) return "now";

@@ -7,6 +7,8 @@ export interface Loaded<T> {
   data?: T;
   error?: string;
   loading: boolean;
+  /** What is shown answers the question before: the next answer is on its way. */
+  stale: boolean;
   reload: () => void;
 }
 
@@ -39,7 +41,8 @@ export function useLoaded<T>(key: string, load: () => Promise<T>, every = 0): Lo
     }, every);
     return () => clearInterval(timer);
   }, [key, every]);
-  return { data: state.data, error: state.error, loading: state.loading, reload: run };
+  const stale = state.data !== undefined && state.key !== key;
+  return { data: state.data, error: state.error, loading: state.loading, stale, reload: run };
 }
 
 export type Connection = "connecting" | "live" | "paused";

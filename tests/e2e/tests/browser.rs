@@ -12,6 +12,9 @@ use serde_json::json;
 
 use mmdb::{Mmdb, map};
 
+/// A key for pseudonyms that nobody uses.
+const KEY: &str = "0123456789abcdeffedcba98765432101032547698badcfeefcdab8967452301";
+
 /// Three countries.
 fn geography(directory: &std::path::Path) {
     let country = |code: &str| map([("country_code", code.into())]);
@@ -27,10 +30,15 @@ fn geography(directory: &std::path::Path) {
 }
 
 async fn show(name: &str) {
+    show_with(name, json!({})).await;
+}
+
+async fn show_with(name: &str, privacy: serde_json::Value) {
     let places = tempfile::tempdir().expect("a directory");
     geography(places.path());
     let mut config = plugin();
     config["records"] = json!({"max_age": "200ms"});
+    config["privacy"] = privacy;
     let system = System::start(Options {
         plugin: Some(config),
         settings: format!("[geo]\ndir = {:?}\n", places.path()),
@@ -73,6 +81,27 @@ async fn from_login_over_map_and_chart_to_a_block_and_its_undoing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_send_is_shown_as_text_and_breaks_no_policy() {
     show("hostile_strings_are_only_text").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_exported_as_a_file_and_erased_after_a_yes() {
+    show("what_is_held_on_an_address_is_exported_and_erased").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pseudonyms_are_listed_as_pseudonyms_and_narrow_by_a_click() {
+    let privacy = json!({"address": "pseudonym", "key": KEY});
+    show_with("hidden_addresses_are_counted_as_what_they_are", privacy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_span_is_zoomed_and_compared_and_an_outage_is_said_and_survived() {
+    show("the_span_is_zoomed_and_compared_and_the_stream_comes_back").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_is_opened_again_where_it_was() {
+    show("a_session_that_ends_brings_the_login_and_the_page_back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,23 @@
 // All about one address or network.
 
 import { useState } from "preact/hooks";
-import { address, type Decision, get, type Located, remove, type Stats, type Suspect } from "../api";
+import {
+  type Decision,
+  get,
+  type Located,
+  remove,
+  type Stats,
+  type SubjectErased,
+  type SubjectExport,
+  type Suspect,
+} from "../api";
 import { go, page, query, view } from "../filter";
 import { country, number } from "../format";
 import { useLoaded } from "../live";
 import { FilterBar } from "../parts/bar";
-import { attempt, Dialog, isAdmin, Link, say, State } from "../parts/bits";
+import { attempt, isAdmin, Link, Question, say, State } from "../parts/bits";
 import { Chart } from "../parts/chart";
-import { TopList } from "../parts/tops";
+import { Addresses, TopList } from "../parts/tops";
 import { Add, Applies, DecisionTable } from "./decisions";
 import { RecordTable } from "./records";
 import { ReasonView } from "./suspects";
@@ -33,6 +42,40 @@ export function AddressPage() {
   );
 }
 
+/** Records on a page of an export. */
+const PAGE = 5_000;
+
+/** Everything that is held on an address as one file: the pages of records are put together. */
+async function saveExport(ip: string): Promise<void> {
+  const path = `/v1/subjects/${encodeURIComponent(ip)}`;
+  const all = await get<SubjectExport>(path, { limit: PAGE });
+  while (all.next) {
+    const more = await get<SubjectExport>(path, { limit: PAGE, before: all.next });
+    all.records.push(...more.records);
+    all.next = more.next;
+  }
+  const file = new Blob([JSON.stringify(all, null, 2)], { type: "application/json" });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(file);
+  link.download = `subject-${ip.replaceAll(":", "-")}.json`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+  say(`${number(all.records.length)} records of ${ip} are in ${link.download}.`);
+}
+
+/** 3 records, 1 suspect */
+export function whatWasErased(erased: SubjectErased): string {
+  const parts: [number, string][] = [
+    [erased.records, "record"],
+    [erased.suspects, "suspect"],
+    [erased.decisions, "decision"],
+    [erased.redacted, "mention"],
+  ];
+  const done = parts.filter(([count]) => count > 0).map(([count, word]) => `${number(count)} ${word}${count === 1 ? "" : "s"}`);
+  const left = erased.left.map((part) => `${part.what} (${part.why})`);
+  return `${done.join(", ") || "nothing was held"}${left.length > 0 ? `; left: ${left.join(", ")}` : ""}`;
+}
+
 function About({ target }: { target: string }) {
   const isOne = !target.includes("/");
   const words = { ...query(view.value), ip: target };
@@ -42,7 +85,7 @@ function About({ target }: { target: string }) {
       get<Stats>("/v1/stats/overview", {
         ...words,
         compare: view.value.compare || undefined,
-        by: "path,host,method,status,user_agent,rule,address",
+        by: "path,host,method,status,user_agent,rule,address,pseudonym",
         limit: 8,
       }),
     view.value.until ? 0 : 5_000,
@@ -60,6 +103,11 @@ function About({ target }: { target: string }) {
   );
   const [adding, setAdding] = useState(false);
   const [erasing, setErasing] = useState(false);
+  const [exporting, setExporting] = useState(false);
+  const exported = (ip: string) => {
+    setExporting(true);
+    return attempt(() => saveExport(ip)).then(() => setExporting(false));
+  };
   const place = geo.data;
   const total = stats.data?.total.requests ?? 0;
   const tops = stats.data?.tops ?? {};
@@ -85,9 +133,9 @@ function About({ target }: { target: string }) {
                 </button>
                 {isOne && (
                   <>
-                    <a class="button" href={address(`/v1/subjects/${encodeURIComponent(target)}`)} download={`subject-${target}.json`}>
-                      Export
-                    </a>
+                    <button type="button" disabled={exporting} onClick={() => exported(target)}>
+                      {exporting ? "Exporting…" : "Export"}
+                    </button>
                     <button type="button" class="danger" onClick={() => setErasing(true)}>
                       Erase
                     </button>
@@ -99,7 +147,7 @@ function About({ target }: { target: string }) {
         </header>
         {isOne && <Applies ip={target} />}
       </section>
-      <State error={stats.error} loading={stats.loading} has={!!stats.data} />
+      <State of={stats} />
       {stats.data && (
         <div class="grid">
           <Chart stats={stats.data} height={160} />
@@ -107,13 +155,13 @@ function About({ target }: { target: string }) {
           <TopList title="Status" condition="status" top={tops.status} total={total} isMono />
           <TopList title="User agents" condition="user_agent" top={tops.user_agent} total={total} />
           <TopList title="Limits hit" condition="rule" top={tops.rule} total={total} isMono />
-          {!isOne && <TopList title="Addresses" condition="ip" top={tops.address} total={total} isMono />}
+          {!isOne && <Addresses tops={tops} total={total} />}
           <TopList title="Hosts" condition="host" top={tops.host} total={total} isMono />
         </div>
       )}
       <h2>Decisions</h2>
       <section class="panel">
-        <State error={decisions.error} loading={decisions.loading} has={!!decisions.data} empty={decisions.data?.decisions.length === 0}>
+        <State of={decisions} empty={decisions.data?.decisions.length === 0}>
           No decision about it; what covers it is said above.
         </State>
         {decisions.data && decisions.data.decisions.length > 0 && (
@@ -122,7 +170,7 @@ function About({ target }: { target: string }) {
       </section>
       <h2>Suspects</h2>
       <section class="panel">
-        <State error={suspects.error} loading={suspects.loading} has={!!suspects.data} empty={suspects.data?.suspects.length === 0}>
+        <State of={suspects} empty={suspects.data?.suspects.length === 0}>
           Never flagged, as far as is remembered.
         </State>
         {suspects.data?.suspects.map((suspect) => (
@@ -146,28 +194,20 @@ function About({ target }: { target: string }) {
       <RecordTable words={words} />
       {adding && <Add target={target} onClose={() => setAdding(false)} onDone={decisions.reload} />}
       {erasing && (
-        <Dialog title={`Erase what is kept of ${target}?`} onClose={() => setErasing(false)}>
-          <p>Records, suspects and what was counted of this address are deleted. This can't be undone.</p>
-          <p class="actions">
-            <button
-              type="button"
-              class="danger"
-              onClick={() =>
-                attempt(async () => {
-                  await remove(`/v1/subjects/${encodeURIComponent(target)}`);
-                  say(`What was kept of ${target} is erased.`);
-                  setErasing(false);
-                  stats.reload();
-                })
-              }
-            >
-              Erase
-            </button>
-            <button type="button" onClick={() => setErasing(false)}>
-              Cancel
-            </button>
-          </p>
-        </Dialog>
+        <Question
+          title={`Erase what is kept of ${target}?`}
+          word="Erase"
+          onClose={() => setErasing(false)}
+          onYes={async () => {
+            const done = await remove<SubjectErased>(`/v1/subjects/${encodeURIComponent(target)}`);
+            say(`Erased: ${whatWasErased(done)}.`);
+            // Looking at it once more would write it into the audit log once more.
+            go(page("address"), true);
+          }}
+        >
+          Its records, also those under a pseudonym, suspects, decisions and what was counted of it are deleted; in the
+          audit log a mark stands in its place. This can't be undone.
+        </Question>
       )}
     </>
   );

@@ -6,7 +6,19 @@ import { go, page, view } from "../filter";
 import { ago, moment, number } from "../format";
 import { useLoaded } from "../live";
 import { covers } from "../net";
-import { attempt, Dialog, isAdmin, Link, say, shownTarget, State, Text } from "../parts/bits";
+import {
+  ActionChoice,
+  attempt,
+  Choice,
+  FormDialog,
+  isAdmin,
+  Link,
+  say,
+  shownTarget,
+  State,
+  Table,
+  Text,
+} from "../parts/bits";
 
 interface Page {
   total: number;
@@ -17,11 +29,12 @@ interface Page {
 export function Decisions() {
   const { inside, action, origin, before } = view.value.rest;
   const words = { inside, action, origin, before, limit: 100 };
-  const { data, error, loading, reload } = useLoaded(
+  const loaded = useLoaded(
     `decisions ${JSON.stringify(words)}`,
     () => get<Page>("/v1/decisions", words),
     10_000,
   );
+  const { data, reload } = loaded;
   const [adding, setAdding] = useState(false);
   const [importing, setImporting] = useState(false);
   const narrow = (more: Record<string, string>) => {
@@ -68,7 +81,7 @@ export function Decisions() {
       </div>
       <Check />
       <section class="panel">
-        <State error={error} loading={loading} has={!!data} empty={data?.decisions.length === 0}>
+        <State of={loaded} empty={data?.decisions.length === 0}>
           No decision matches.
         </State>
         {data && data.decisions.length > 0 && <DecisionTable decisions={data.decisions} reload={reload} />}
@@ -98,12 +111,13 @@ interface Region {
 
 /** Decisions by country and autonomous system: each refuses at a path, or on the whole site. */
 function Regions() {
-  const { data, error, loading, reload } = useLoaded(
+  const loaded = useLoaded(
     "regions",
     () => get<{ regions: Region[] }>("/v1/regions"),
     10_000,
   );
-  if (data?.regions.length === 0) return null;
+  const { data, reload } = loaded;
+  const [adding, setAdding] = useState(false);
   const change = (region: Region, mode: string) =>
     attempt(async () => {
       const body = { targets: [region.target], path: region.path ?? undefined, whole_site: !region.path };
@@ -114,58 +128,117 @@ function Regions() {
       });
       reload();
     });
+  const lift = (region: Region) =>
+    attempt(async () => {
+      const { target, path, mode, reason, expires_at } = region;
+      const place = { targets: [target], path: path ?? undefined };
+      await remove("/v1/regions", place);
+      say(`${target} is refused no more.`, async () => {
+        await post("/v1/regions", { ...place, whole_site: !path, mode, reason, expires_at: expires_at ?? undefined });
+        reload();
+      });
+      reload();
+    });
   return (
-    <>
-      <h2>By country and autonomous system</h2>
-      <section class="panel">
-        <State error={error} loading={loading} has={!!data} />
-        {data && (
-          <div class="scroll wide" tabIndex={0} role="region" aria-label="Decisions by region">
-            <table>
-              <thead>
-                <tr>
-                  <th scope="col">Region</th>
-                  <th scope="col">At</th>
-                  <th scope="col">Mode</th>
-                  <th scope="col">Reason</th>
-                  <th scope="col">Ends</th>
-                  <th scope="col">
-                    <span class="hidden">Do</span>
-                  </th>
-                </tr>
-              </thead>
-              <tbody>
-                {data.regions.map((region) => (
-                  <tr key={region.id}>
-                    <td class="mono">{region.target}</td>
-                    <td class="mono">{region.path ?? "the whole site"}</td>
-                    <td>
-                      <span class={`tag ${region.mode === "shadow" ? "shadow" : "blocked"}`}>{region.mode}</span>
-                    </td>
-                    <td class="request">
-                      <Text text={region.reason} />
-                    </td>
-                    <td>{region.expires_at ? ago(region.expires_at) : "no end"}</td>
-                    <td class="n">
-                      {isAdmin() && (
-                        <button
-                          type="button"
-                          onClick={() => change(region, region.mode === "shadow" ? "enforce" : "shadow")}
-                        >
-                          {region.mode === "shadow" ? "Enforce" : "To shadow"}
-                        </button>
-                      )}
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+    <section class="panel">
+      <header>
+        <h2>By country and autonomous system</h2>
+        {isAdmin() && (
+          <button type="button" onClick={() => setAdding(true)}>
+            Refuse a region
+          </button>
         )}
-      </section>
-    </>
+      </header>
+      {adding && <AddRegion onClose={() => setAdding(false)} onDone={reload} />}
+      <State of={loaded} empty={data?.regions.length === 0}>
+        No region is refused anywhere.
+      </State>
+      {data && data.regions.length > 0 && (
+        <Table label="Decisions by region" size="wide" heads={["Region", "At", "Mode", "Reason", "Ends", { hidden: "Do" }]}>
+          {data.regions.map((region) => (
+            <tr key={region.id}>
+              <td class="mono">{region.target}</td>
+              <td class="mono">{region.path ?? "the whole site"}</td>
+              <td>
+                <span class={`tag ${region.mode === "shadow" ? "shadow" : "blocked"}`}>{region.mode}</span>
+              </td>
+              <td class="request">
+                <Text text={region.reason} />
+              </td>
+              <td>{region.expires_at ? ago(region.expires_at) : "no end"}</td>
+              <td class="n">
+                {isAdmin() && (
+                  <button
+                    type="button"
+                    onClick={() => change(region, region.mode === "shadow" ? "enforce" : "shadow")}
+                  >
+                    {region.mode === "shadow" ? "Enforce" : "To shadow"}
+                  </button>
+                )}{" "}
+                {isAdmin() && (
+                  <button type="button" class="quiet" aria-label={`Remove the block of ${region.target}`} onClick={() => lift(region)}>
+                    Remove
+                  </button>
+                )}
+              </td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </section>
   );
 }
+
+const MODES: [string, string][] = [
+  ["", "shadow for the whole site, enforce for a path"],
+  ["shadow", "shadow: record what it would refuse"],
+  ["enforce", "enforce"],
+];
+
+function AddRegion({ onClose, onDone }: { onClose: () => void; onDone: () => void }) {
+  const add = async (text: (name: string) => string) => {
+    const added = await post<{ warnings: string[] }>("/v1/regions", {
+      targets: targets(text),
+      path: text("path") || undefined,
+      whole_site: !text("path"),
+      mode: text("mode") || undefined,
+      reason: text("reason"),
+      for: text("for") || undefined,
+    });
+    say(["Added.", ...added.warnings].join(" "));
+    onDone();
+  };
+  return (
+    <FormDialog title="Refuse a region" word="Refuse" onSubmit={add} onClose={onClose}>
+      <label>
+        Regions
+        <input name="targets" required spellcheck={false} placeholder="country:FR asn:64496" />
+      </label>
+      <label>
+        Path, with all below it
+        <input name="path" spellcheck={false} placeholder="/admin; empty for the whole site" />
+      </label>
+      <Choice label="Mode" name="mode" of={MODES} />
+      <Terms />
+    </FormDialog>
+  );
+}
+
+const targets = (text: (name: string) => string) => text("targets").split(/[\s,]+/).filter(Boolean);
+
+/** How long, and why: of whatever is decided. */
+const Terms = () => (
+  <>
+    <label>
+      For
+      <input name="for" placeholder="4h, 7d; empty for no end" spellcheck={false} />
+    </label>
+    <label>
+      Reason
+      <input name="reason" maxLength={1000} />
+    </label>
+  </>
+);
 
 export function DecisionTable({ decisions, reload }: { decisions: Decision[]; reload: () => void }) {
   // An allow wins over every block: who looks at a block must know that it does nothing.
@@ -179,55 +252,38 @@ export function DecisionTable({ decisions, reload }: { decisions: Decision[]; re
       ? allows.data?.decisions.find((allow) => covers(allow.target, decision.target))
       : undefined;
   return (
-    <div class="scroll wide" tabIndex={0} role="region" aria-label="Decisions">
-      <table>
-        <thead>
-          <tr>
-            <th scope="col">Target</th>
-            <th scope="col">Action</th>
-            <th scope="col">Origin</th>
-            <th scope="col">Reason</th>
-            <th scope="col">Made</th>
-            <th scope="col">Ends</th>
-            <th scope="col">
-              <span class="hidden">Do</span>
-            </th>
-          </tr>
-        </thead>
-        <tbody>
-          {decisions.map((decision) => (
-            <tr key={decision.id} data-decision={decision.id}>
-              <td>
-                <Link class="mono" to={page("address", { target: shownTarget(decision.target) })}>
-                  {shownTarget(decision.target)}
-                </Link>
-              </td>
-              <td>
-                <span class={`tag ${decision.action === "block" ? "blocked" : "admitted"}`}>{decision.action}</span>
-                {hiding(decision) && (
-                  <span class="note"> hidden by the allow of {shownTarget(hiding(decision)?.target ?? "")}</span>
-                )}
-              </td>
-              <td>{decision.origin}</td>
-              <td class="request">
-                <Text text={decision.reason} />
-              </td>
-              <td title={moment(decision.created_at)}>{ago(decision.created_at)}</td>
-              <td title={decision.expires_at ? moment(decision.expires_at) : undefined}>
-                {decision.expires_at ? ago(decision.expires_at) : "no end"}
-              </td>
-              <td class="n">
-                {isAdmin() && (
-                  <button type="button" class="quiet" aria-label={`Remove the ${decision.action} of ${decision.target}`} onClick={() => lift(decision, reload)}>
-                    Remove
-                  </button>
-                )}
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <Table label="Decisions" size="wide" heads={["Target", "Action", "Origin", "Reason", "Made", "Ends", { hidden: "Do" }]}>
+      {decisions.map((decision) => (
+        <tr key={decision.id} data-decision={decision.id}>
+          <td>
+            <Link class="mono" to={page("address", { target: shownTarget(decision.target) })}>
+              {shownTarget(decision.target)}
+            </Link>
+          </td>
+          <td>
+            <span class={`tag ${decision.action === "block" ? "blocked" : "admitted"}`}>{decision.action}</span>
+            {hiding(decision) && (
+              <span class="note"> hidden by the allow of {shownTarget(hiding(decision)?.target ?? "")}</span>
+            )}
+          </td>
+          <td>{decision.origin}</td>
+          <td class="request">
+            <Text text={decision.reason} />
+          </td>
+          <td title={moment(decision.created_at)}>{ago(decision.created_at)}</td>
+          <td title={decision.expires_at ? moment(decision.expires_at) : undefined}>
+            {decision.expires_at ? ago(decision.expires_at) : "no end"}
+          </td>
+          <td class="n">
+            {isAdmin() && (
+              <button type="button" class="quiet" aria-label={`Remove the ${decision.action} of ${decision.target}`} onClick={() => lift(decision, reload)}>
+                Remove
+              </button>
+            )}
+          </td>
+        </tr>
+      ))}
+    </Table>
   );
 }
 
@@ -246,138 +302,61 @@ export const lift = (decision: Decision, reload: () => void) =>
 const told = (warnings: Warning[]) => warnings.slice(0, 3).map((warning) => ` ${warning.message}`).join("");
 
 export function Add({ onClose, onDone, target }: { onClose: () => void; onDone: () => void; target?: string }) {
-  const [error, setError] = useState("");
+  const add = async (text: (name: string) => string) => {
+    const added = await post<{ decisions: Decision[]; warnings: Warning[] }>("/v1/decisions", {
+      targets: targets(text),
+      action: text("action"),
+      reason: text("reason"),
+      for: text("for") || undefined,
+    });
+    const ids = added.decisions.map((decision) => decision.id);
+    say(`${added.decisions.length} added.${told(added.warnings)}`, async () => {
+      await remove("/v1/decisions", { ids });
+      onDone();
+    });
+    onDone();
+  };
   return (
-    <Dialog title="Add a decision" onClose={onClose}>
-      <form
-        onSubmit={async (event) => {
-          event.preventDefault();
-          const data = new FormData(event.currentTarget);
-          const text = (name: string) => String(data.get(name) ?? "").trim();
-          const targets = text("targets").split(/[\s,]+/).filter(Boolean);
-          try {
-            const added = await post<{ decisions: Decision[]; warnings: Warning[] }>("/v1/decisions", {
-              targets,
-              action: text("action"),
-              reason: text("reason"),
-              for: text("for") || undefined,
-            });
-            const ids = added.decisions.map((decision) => decision.id);
-            say(`${added.decisions.length} added.${told(added.warnings)}`, async () => {
-              await remove("/v1/decisions", { ids });
-              onDone();
-            });
-            onDone();
-            onClose();
-          } catch (reason) {
-            setError((reason as Error).message);
-          }
-        }}
-      >
-        <label>
-          Targets
-          <textarea name="targets" rows={3} required spellcheck={false} placeholder="203.0.113.7 or 203.0.113.0/24, several apart by spaces">
-            {target}
-          </textarea>
-        </label>
-        <label>
-          Action
-          <select name="action">
-            <option value="block">block</option>
-            <option value="allow">allow</option>
-          </select>
-        </label>
-        <label>
-          For
-          <input name="for" placeholder="4h, 7d; empty for no end" spellcheck={false} />
-        </label>
-        <label>
-          Reason
-          <input name="reason" maxLength={1000} />
-        </label>
-        {error && (
-          <p class="bad" role="alert">
-            {error}
-          </p>
-        )}
-        <p class="actions">
-          <button type="submit" class="primary">
-            Add
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </p>
-      </form>
-    </Dialog>
+    <FormDialog title="Add a decision" word="Add" onSubmit={add} onClose={onClose}>
+      <label>
+        Targets
+        <textarea name="targets" rows={3} required spellcheck={false} placeholder="203.0.113.7 or 203.0.113.0/24, several apart by spaces">
+          {target}
+        </textarea>
+      </label>
+      <ActionChoice />
+      <Terms />
+    </FormDialog>
   );
 }
 
 function Import({ onClose, onDone }: { onClose: () => void; onDone: () => void }) {
-  const [error, setError] = useState("");
+  const load = async (text: (name: string) => string, data: FormData) => {
+    const file = data.get("file") as File;
+    const lines = file?.size ? await file.text() : text("lines");
+    const query = new URLSearchParams({ action: text("action") });
+    if (text("reason")) query.set("reason", text("reason"));
+    if (text("for")) query.set("for", text("for"));
+    const done = await upload<{ added: number; replaced: number; warnings: Warning[] }>(
+      `/v1/decisions/import?${query}`,
+      lines,
+    );
+    say(`${number(done.added)} added, ${number(done.replaced)} replaced.${told(done.warnings)}`);
+    onDone();
+  };
   return (
-    <Dialog title="Import decisions" onClose={onClose}>
-      <form
-        onSubmit={async (event) => {
-          event.preventDefault();
-          const data = new FormData(event.currentTarget);
-          const word = (name: string) => String(data.get(name) ?? "").trim();
-          const file = data.get("file") as File;
-          const text = file?.size ? await file.text() : word("lines");
-          const query = new URLSearchParams({ action: word("action") });
-          if (word("reason")) query.set("reason", word("reason"));
-          if (word("for")) query.set("for", word("for"));
-          try {
-            const done = await upload<{ added: number; replaced: number; warnings: Warning[] }>(
-              `/v1/decisions/import?${query}`,
-              text,
-            );
-            say(`${number(done.added)} added, ${number(done.replaced)} replaced.${told(done.warnings)}`);
-            onDone();
-            onClose();
-          } catch (reason) {
-            setError((reason as Error).message);
-          }
-        }}
-      >
-        <label>
-          File, one target a line
-          <input type="file" name="file" accept="text/plain,.txt,.netset,.csv" />
-        </label>
-        <label>
-          or lines
-          <textarea name="lines" rows={5} spellcheck={false} />
-        </label>
-        <label>
-          Action
-          <select name="action">
-            <option value="block">block</option>
-            <option value="allow">allow</option>
-          </select>
-        </label>
-        <label>
-          For
-          <input name="for" placeholder="4h, 7d; empty for no end" />
-        </label>
-        <label>
-          Reason
-          <input name="reason" maxLength={1000} />
-        </label>
-        {error && (
-          <p class="bad" role="alert">
-            {error}
-          </p>
-        )}
-        <p class="actions">
-          <button type="submit" class="primary">
-            Import
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </p>
-      </form>
-    </Dialog>
+    <FormDialog title="Import decisions" word="Import" onSubmit={load} onClose={onClose}>
+      <label>
+        File, one target a line
+        <input type="file" name="file" accept="text/plain,.txt,.netset,.csv" />
+      </label>
+      <label>
+        or lines
+        <textarea name="lines" rows={5} spellcheck={false} />
+      </label>
+      <ActionChoice />
+      <Terms />
+    </FormDialog>
   );
 }
 
@@ -401,10 +380,11 @@ function Check() {
 }
 
 export function Applies({ ip }: { ip: string }) {
-  const { data, error, loading } = useLoaded(`check ${ip}`, () => get<Checked>("/v1/decisions/check", { ip }), 5_000);
+  const loaded = useLoaded(`check ${ip}`, () => get<Checked>("/v1/decisions/check", { ip }), 5_000);
+  const { data } = loaded;
   return (
     <>
-      <State error={error} loading={loading} has={!!data} />
+      <State of={loaded} />
       {data && (
         <div class="applies" data-verdict={data.verdict}>
           <p>

@@ -5,9 +5,9 @@ import { query, view } from "../filter";
 import { number } from "../format";
 import { useLoaded } from "../live";
 import { FilterBar } from "../parts/bar";
-import { attempt, isAdmin, say, State } from "../parts/bits";
+import { State, Table, attempt, isAdmin, say } from "../parts/bits";
 import { Chart } from "../parts/chart";
-import { TopList } from "../parts/tops";
+import { Addresses, TopList } from "../parts/tops";
 
 export function Limits() {
   const limits = useLoaded("limits", () => get<{ limits: LimitInForce[] }>("/v1/limits"), 5_000);
@@ -19,7 +19,7 @@ export function Limits() {
       get<Stats>("/v1/stats/overview", {
         ...words,
         verdict: conditions.verdict ?? "limited,shadow",
-        by: "rule,address,network,path",
+        by: "rule,address,network,pseudonym,pseudonym_network,path",
       }),
     view.value.until ? 0 : 5_000,
   );
@@ -40,76 +40,51 @@ export function Limits() {
   return (
     <>
       <FilterBar />
-      <State error={stats.error} loading={stats.loading} has={!!stats.data} />
+      <State of={stats} />
       {stats.data && (
         <div class="grid">
           <Chart stats={stats.data} height={160} />
         </div>
       )}
       <section class="panel">
-        <State error={limits.error} loading={limits.loading} has={!!limits.data} empty={limits.data?.limits.length === 0}>
+        <State of={limits} empty={limits.data?.limits.length === 0}>
           No limit is in force. Configure some in the plugin, or set one with <code>ipwarden limits set</code>.
         </State>
         {limits.data && limits.data.limits.length > 0 && (
-          <div class="scroll wide" tabIndex={0} role="region" aria-label="Limits">
-            <table>
-              <thead>
-                <tr>
-                  <th scope="col">Limit</th>
-                  <th scope="col">Mode</th>
-                  <th scope="col">Counts by</th>
-                  <th scope="col">Strangers</th>
-                  <th scope="col">Known clients</th>
-                  <th scope="col" class="n">
-                    Refused
-                  </th>
-                  <th scope="col" class="n">
-                    Would refuse
-                  </th>
-                  <th scope="col">From</th>
-                  <th scope="col">Proxies</th>
-                  <th scope="col">
-                    <span class="hidden">Do</span>
-                  </th>
+          <Table label="Limits" size="wide" heads={["Limit", "Mode", "Counts by", "Strangers", "Known clients", { n: "Refused" }, { n: "Would refuse" }, "From", "Proxies", { hidden: "Do" }]}>
+            {limits.data.limits.map((limit) => {
+              const row = refused.get(limit.name);
+              return (
+                <tr key={`${limit.name} ${limit.proxies.join()}`} data-limit={limit.name}>
+                  <td class="mono">{limit.name}</td>
+                  <td>
+                    <span class={`tag ${limit.mode === "shadow" ? "shadow" : "limited"}`}>{limit.mode}</span>
+                  </td>
+                  <td>{words_of(limit.limit?.key) || "ip"}</td>
+                  <td>{rate(limit.limit?.anonymous)}</td>
+                  <td>{rate(limit.limit?.authenticated)}</td>
+                  <td class="n">{number(row?.refused ?? 0)}</td>
+                  <td class="n">{number((row?.requests ?? 0) - (row?.refused ?? 0))}</td>
+                  <td class="muted">
+                    {limit.overridden ? `changed by ${limit.changed_by ?? "somebody"}` : limit.source.replace("-", " ")}
+                  </td>
+                  <td class="muted">{limit.proxies.join(", ")}</td>
+                  <td class="n">
+                    {isAdmin() && (
+                      <button type="button" onClick={() => turn(limit)}>
+                        {limit.mode === "shadow" ? "Enforce" : "To shadow"}
+                      </button>
+                    )}
+                  </td>
                 </tr>
-              </thead>
-              <tbody>
-                {limits.data.limits.map((limit) => {
-                  const row = refused.get(limit.name);
-                  return (
-                    <tr key={`${limit.name} ${limit.proxies.join()}`} data-limit={limit.name}>
-                      <td class="mono">{limit.name}</td>
-                      <td>
-                        <span class={`tag ${limit.mode === "shadow" ? "shadow" : "limited"}`}>{limit.mode}</span>
-                      </td>
-                      <td>{words_of(limit.limit?.key) || "ip"}</td>
-                      <td>{rate(limit.limit?.anonymous)}</td>
-                      <td>{rate(limit.limit?.authenticated)}</td>
-                      <td class="n">{number(row?.refused ?? 0)}</td>
-                      <td class="n">{number((row?.requests ?? 0) - (row?.refused ?? 0))}</td>
-                      <td class="muted">
-                        {limit.overridden ? `changed by ${limit.changed_by ?? "somebody"}` : limit.source.replace("-", " ")}
-                      </td>
-                      <td class="muted">{limit.proxies.join(", ")}</td>
-                      <td class="n">
-                        {isAdmin() && (
-                          <button type="button" onClick={() => turn(limit)}>
-                            {limit.mode === "shadow" ? "Enforce" : "To shadow"}
-                          </button>
-                        )}
-                      </td>
-                    </tr>
-                  );
-                })}
-              </tbody>
-            </table>
-          </div>
+              );
+            })}
+          </Table>
         )}
       </section>
       <div class="grid">
         <TopList title="Limits" condition="rule" top={tops.rule} total={total} isMono />
-        {tops.address && <TopList title="Addresses" condition="ip" top={tops.address} total={total} isMono />}
-        <TopList title="Networks" condition="ip" top={tops.network} total={total} isMono />
+        <Addresses tops={tops} total={total} />
         <TopList title="Paths" condition="path" top={tops.path} total={total} isMono />
       </div>
     </>

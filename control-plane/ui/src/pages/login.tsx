@@ -2,7 +2,8 @@ import { useState } from "preact/hooks";
 import { post, type Session } from "../api";
 import { me } from "../parts/bits";
 
-export function Login() {
+/** `why`: what brought somebody here who did not ask for it. */
+export function Login({ why }: { why: string }) {
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   return (
@@ -27,6 +28,7 @@ export function Login() {
           </svg>
           ipwarden
         </h1>
+        {why && <p role="status">{why}</p>}
         <label for="token">Token</label>
         <input
           id="token"

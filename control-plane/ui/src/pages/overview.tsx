@@ -1,15 +1,15 @@
 // The weekly look, and the one at 3 a.m.: what comes in, from where, and what becomes of it.
 
 import { useState } from "preact/hooks";
-import { get, type Stats } from "../api";
-import { query, view } from "../filter";
+import { get, type Stats, type Status } from "../api";
+import { page, query, view } from "../filter";
 import { change, clock, count, country, number, percent } from "../format";
 import { useLoaded, useRecords } from "../live";
 import { FilterBar } from "../parts/bar";
-import { Address, State, Text, VerdictTag } from "../parts/bits";
+import { Address, Link, Pick, State, Table, Text, VerdictTag } from "../parts/bits";
 import { Chart } from "../parts/chart";
 import { WorldMap } from "../parts/map";
-import { TopList } from "../parts/tops";
+import { Addresses, TopList } from "../parts/tops";
 
 /** How often a view that ends now is asked for again. */
 const REFRESH = 3_000;
@@ -19,27 +19,26 @@ export function Overview() {
   const words = { ...query(now), compare: now.compare || undefined, limit: 8 };
   const key = JSON.stringify(words);
   const isLive = !now.until;
-  const { data, error, loading } = useLoaded(
+  const loaded = useLoaded(
     key,
     () => get<Stats>("/v1/stats/overview", words),
     isLive ? REFRESH : 0,
   );
+  const { data, stale } = loaded;
   const total = data?.total.requests ?? 0;
   const tops = data?.tops ?? {};
   return (
     <>
       <FilterBar />
-      <State error={error} loading={loading} has={!!data} />
+      <State of={loaded} />
       {data && (
-        <div class="grid">
+        <div class={stale ? "grid stale" : "grid"} aria-busy={stale}>
           <Tiles stats={data} />
+          {total === 0 && <Nothing />}
           <Chart stats={data} />
           <WorldMap rows={tops.country?.rows ?? []} total={total} />
           <StatusMix stats={data} />
-          {tops.address && (
-            <TopList title="Addresses" condition="ip" top={tops.address} total={total} isMono />
-          )}
-          <TopList title="Networks" condition="ip" top={tops.network} total={total} isMono />
+          <Addresses tops={tops} total={total} />
           <TopList title="Autonomous systems" condition="asn" top={tops.asn} total={total} label={(asn) => `AS${asn}`} isMono />
           <TopList
             title="Countries"
@@ -56,6 +55,27 @@ export function Overview() {
       )}
       {isLive && <Ticker />}
     </>
+  );
+}
+
+/** Why there are only zeros. */
+function Nothing() {
+  const { data } = useLoaded("nothing", () => get<Status>("/v1/status"), 10_000);
+  if (!data) return null;
+  const isNarrow = Object.keys(view.value.conditions).length > 0;
+  return (
+    <p class="panel state nothing">
+      {data.records_stored === 0 ? (
+        <>
+          No request was stored yet. A proxy that has the filter shows in <Link to={page("fleet")}>Fleet</Link> within
+          seconds, and its requests here.
+        </>
+      ) : isNarrow ? (
+        "No request meets all conditions in this span."
+      ) : (
+        "No request in this span."
+      )}
+    </p>
   );
 }
 
@@ -82,7 +102,13 @@ function Tiles({ stats }: { stats: Stats }) {
             {name}
           </dt>
           <dd title={number(value)} data-tile={name.toLowerCase()}>
-            {count(value)}
+            {verdict ? (
+              <Pick by="verdict" value={verdict}>
+                {count(value)}
+              </Pick>
+            ) : (
+              count(value)
+            )}
           </dd>
           <dd class="note">
             {was === undefined ? note : `${change(value, was) || "±0%"} · ${count(was)} before`}
@@ -137,46 +163,36 @@ function Ticker() {
           {isOn ? "Pause" : "Follow"}
         </button>
       </header>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Live records">
-        <table class="records">
-          <thead class="hidden">
-            <tr>
-              <th scope="col">Time</th>
-              <th scope="col">Verdict</th>
-              <th scope="col">Status</th>
-              <th scope="col">Address</th>
-              <th scope="col">Place</th>
-              <th scope="col">Request</th>
-              <th scope="col">User agent</th>
-            </tr>
-          </thead>
-          <tbody>
-            {records.map((record) => (
-              <tr key={record.id}>
-                <td class="mono muted">{clock(record.time)}</td>
-                <td>
-                  <VerdictTag verdict={record.verdict} />
-                </td>
-                <td class="mono">{record.status || "–"}</td>
-                <td>
-                  <Address ip={record.ip} />
-                </td>
-                <td class="muted" title={record.city ?? undefined}>
-                  {record.country ?? ""}
-                </td>
-                <td class="request">
-                  <span class="muted">{record.method}</span> <Text class="mono" text={`${record.host}${record.path}`} />
-                  {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
-                </td>
-                <td class="agent muted">
-                  <Text text={record.user_agent} />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-        {records.length === 0 && <p class="state muted">No request since this page was opened.</p>}
-      </div>
+      <Table
+        label="Live records"
+        class="records"
+        isPlain
+        heads={["Time", "Verdict", "Status", "Address", "Place", "Request", "User agent"]}
+      >
+        {records.map((record) => (
+          <tr key={record.id}>
+            <td class="mono muted">{clock(record.time)}</td>
+            <td>
+              <VerdictTag verdict={record.verdict} />
+            </td>
+            <td class="mono">{record.status || "–"}</td>
+            <td>
+              <Address ip={record.ip} form={record.form} />
+            </td>
+            <td class="muted" title={record.city ?? undefined}>
+              {record.country ?? ""}
+            </td>
+            <td class="request">
+              <span class="muted">{record.method}</span> <Text class="mono" text={`${record.host}${record.path}`} />
+              {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
+            </td>
+            <td class="agent muted">
+              <Text text={record.user_agent} />
+            </td>
+          </tr>
+        ))}
+      </Table>
+      {records.length === 0 && <p class="state muted">No request since this page was opened.</p>}
     </section>
   );
 }

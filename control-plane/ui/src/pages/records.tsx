@@ -3,9 +3,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, type RequestRecord } from "../api";
 import { query, view } from "../filter";
-import { bytes, moment, number } from "../format";
+import { bytes, moment, number, plain } from "../format";
 import { FilterBar } from "../parts/bar";
-import { Address, State, Text, VerdictTag } from "../parts/bits";
+import { Address, Pick, State, Table, Text, VerdictTag } from "../parts/bits";
 
 interface Page {
   records: RequestRecord[];
@@ -44,56 +44,78 @@ export function RecordTable({ words }: { words: Record<string, string | undefine
   const next = pages.at(-1)?.next;
   return (
     <section class="panel">
-      <State error={error} loading={loading} has={pages.length > 0} empty={pages.length > 0 && records.length === 0}>
+      <State
+        of={{ error, loading, data: pages[0], reload: () => load(undefined, []) }}
+        empty={pages.length > 0 && records.length === 0}
+      >
         No record matches. A record arrives about a second after its request.
       </State>
       {records.length > 0 && (
-        <div class="scroll wide" tabIndex={0} role="region" aria-label="Records">
-          <table class="records">
-            <thead>
-              <tr>
-                <th scope="col">Time</th>
-                <th scope="col">Verdict</th>
-                <th scope="col" class="n">Status</th>
-                <th scope="col">Address</th>
-                <th scope="col">Place</th>
-                <th scope="col">Request</th>
-                <th scope="col">By</th>
-                <th scope="col" class="n">Time, ms</th>
-                <th scope="col" class="n">Sent</th>
-                <th scope="col">User agent</th>
-                <th scope="col">Proxy</th>
-              </tr>
-            </thead>
-            <tbody>
-              {records.map((record) => (
-                <tr key={record.id}>
-                  <td class="mono">{moment(record.time)}</td>
-                  <td>
-                    <VerdictTag verdict={record.verdict} />
-                  </td>
-                  <td class="n">{record.status || "–"}</td>
-                  <td>
-                    <Address ip={record.ip} />
-                  </td>
-                  <td>{[record.city, record.country].filter(Boolean).join(", ")}</td>
-                  <td class="request">
-                    <span class="muted">{record.method}</span>{" "}
-                    <Text class="mono" text={`${record.host}${record.path}${record.query ? `?${record.query}` : ""}`} />
-                    {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
-                  </td>
-                  <td class="muted">{record.rule ?? (record.decision ? `decision ${record.decision}` : "")}</td>
-                  <td class="n">{record.duration_ms.toFixed(1)}</td>
-                  <td class="n">{bytes(record.bytes_out)}</td>
-                  <td class="agent muted">
-                    <Text text={record.user_agent} />
-                  </td>
-                  <td class="muted">{record.proxy}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label="Records" size="wide" class="records" heads={["Time", "Verdict", { n: "Status" }, "Address", "Place", "Request", "By", { n: "Time, ms" }, { n: "Sent" }, "User agent", "Proxy"]}>
+          {records.map((record) => (
+            <tr key={record.id}>
+              <td class="mono">{moment(record.time)}</td>
+              <td>
+                <Pick by="verdict" value={record.verdict}>
+                  <VerdictTag verdict={record.verdict} />
+                </Pick>
+              </td>
+              <td class="n">
+                {record.status ? (
+                  <Pick by="status" value={String(record.status)}>
+                    {record.status}
+                  </Pick>
+                ) : (
+                  "–"
+                )}
+              </td>
+              <td>
+                <Address ip={record.ip} form={record.form} />
+              </td>
+              <td>
+                {record.country && (
+                  <Pick by="country" value={record.country}>
+                    {[record.city, record.country].filter(Boolean).join(", ")}
+                  </Pick>
+                )}
+              </td>
+              <td class="request">
+                <div class="line">
+                  <span class="muted">{record.method}</span>
+                  <Pick by="host" class="host" value={record.host}>
+                    <Text class="mono" text={record.host} />
+                  </Pick>
+                  <Pick by="path" class="path" value={record.path}>
+                    <Text class="mono" text={record.path} />
+                  </Pick>
+                  {record.query && <Text class="mono muted path" text={`?${record.query}`} />}
+                  {record.weight > 1 && <span class="muted"> ×{number(record.weight)}</span>}
+                </div>
+              </td>
+              <td class="muted">
+                {record.rule ? (
+                  <Pick by="rule" value={record.rule}>
+                    <Text text={record.rule} />
+                  </Pick>
+                ) : (
+                  record.decision && `decision ${record.decision}`
+                )}
+              </td>
+              <td class="n">{record.duration_ms.toFixed(1)}</td>
+              <td class="n">{bytes(record.bytes_out)}</td>
+              <td class="agent muted">
+                <Pick by="user_agent" value={record.user_agent}>
+                  <Text text={record.user_agent} />
+                </Pick>
+              </td>
+              <td class="muted">
+                <Pick by="proxy" value={record.proxy}>
+                  {plain(record.proxy)}
+                </Pick>
+              </td>
+            </tr>
+          ))}
+        </Table>
       )}
       {next != null && (
         <p class="more">

@@ -1,10 +1,12 @@
 // Tokens, how long what is kept, how old the geography is, who did what.
 
 import { useState } from "preact/hooks";
-import { type AuditEntry, get, post, remove, type Status, type Token } from "../api";
-import { ago, bytes, duration, moment, number } from "../format";
+import { type AuditEntry, get, type Hook, post, type Retention, remove, type Status, type Token } from "../api";
+import { ago, bytes, duration, moment, number, showUtc, utc, zone } from "../format";
 import { useLoaded } from "../live";
-import { attempt, Dialog, isAdmin, me, say, State, Text } from "../parts/bits";
+import { attempt, Choice, Dialog, FormDialog, isAdmin, me, Question, say, State, Table, Text } from "../parts/bits";
+import { Attribution } from "../parts/attribution";
+import { Feeds } from "./feeds";
 
 export function Settings() {
   const status = useLoaded("settings", () => get<Status>("/v1/status"), 10_000);
@@ -15,7 +17,7 @@ export function Settings() {
         <header>
           <h2>Service</h2>
         </header>
-        <State error={status.error} loading={status.loading} has={!!data} />
+        <State of={status} />
         {data && (
           <dl class="facts">
             <dt>Version</dt>
@@ -31,6 +33,17 @@ export function Settings() {
             </dd>
             <dt>Requests</dt>
             <dd>{number(data.records_stored)} stored</dd>
+            <dt>Rules</dt>
+            <dd>{number(data.rules)} for detection</dd>
+            <dt>Times</dt>
+            <dd>
+              are shown in {zone()}{" "}
+              {(utc.value || zone() !== "UTC") && (
+                <button type="button" class="link" onClick={() => showUtc(!utc.value)}>
+                  {utc.value ? "show your own zone" : "show UTC"}
+                </button>
+              )}
+            </dd>
             <dt>Viewers</dt>
             <dd>
               {me.value?.addresses_masked
@@ -40,7 +53,7 @@ export function Settings() {
           </dl>
         )}
       </section>
-      <Privacy />
+      <Kept />
       <section class="panel">
         <header>
           <h2>Geography</h2>
@@ -64,7 +77,9 @@ export function Settings() {
                 {file.data.attribution && (
                   <>
                     <br />
-                    <span class="muted">{attribution(file.data.attribution)}</span>
+                    <span class="muted">
+                      <Attribution of={file.data.attribution} />
+                    </span>
                   </>
                 )}
               </p>
@@ -73,48 +88,135 @@ export function Settings() {
         ))}
         <p class="note">Map: Natural Earth, through world-atlas (public domain).</p>
       </section>
+      <Feeds />
+      <Notify />
       {isAdmin() && <Tokens />}
       <Audit />
     </div>
   );
 }
 
-const attribution = (value: Record<string, unknown>) =>
-  Object.values(value)
-    .filter((part) => typeof part === "string")
-    .join(" · ");
-
-/** What the privacy page says of the configuration in force. */
-function Privacy() {
-  const policy = useLoaded("policy", async () => {
-    const response = await fetch("/privacy", { headers: { accept: "application/json" } });
-    if (!response.ok || !response.headers.get("content-type")?.startsWith("application/json")) return null;
-    return (await response.json()) as Record<string, unknown>;
-  });
-  const lines = Object.entries(policy.data ?? {}).filter(([, value]) => typeof value !== "object");
+/** How long what is kept, and what the last run of it did. */
+function Kept() {
+  const loaded = useLoaded("retention", () => get<Retention>("/v1/retention"), 5_000);
+  const { data, reload } = loaded;
+  const last = data?.last;
+  const running = data?.running;
+  const run = () =>
+    attempt(async () => {
+      await post("/v1/retention/run", {});
+      say("The run begins.");
+      reload();
+    });
   return (
     <section class="panel">
       <header>
         <h2>Privacy and retention</h2>
+        {isAdmin() && (
+          <button type="button" disabled={!!running} onClick={run}>
+            Run now
+          </button>
+        )}
       </header>
-      {lines.length > 0 ? (
+      <State of={loaded} />
+      {data && (
         <dl class="facts">
-          {lines.map(([key, value]) => (
-            <>
-              <dt key={key}>{key.replaceAll("_", " ")}</dt>
-              <dd key={`${key}=`}>{String(value)}</dd>
-            </>
-          ))}
+          <dt>Addresses</dt>
+          <dd>
+            as they came for {duration(data.raw_for_s)}, then{" "}
+            {data.address === "pseudonym" ? "a pseudonym" : "cut to their networks"}
+          </dd>
+          <dt>Records</dt>
+          <dd>
+            admitted {duration(data.admitted_s)}, refused {duration(data.refused_s)}, of sensitive paths{" "}
+            {duration(data.sensitive_s)}
+            {data.max_store != null && <>; at most {bytes(data.max_store)}</>}
+          </dd>
+          <dt>Suspects</dt>
+          <dd>{duration(data.suspects_s)} after they were judged</dd>
+          <dt>Audit log</dt>
+          <dd>{duration(data.audit_s)}</dd>
+          <dt>Last run</dt>
+          <dd>
+            {running ? (
+              <>
+                under way: {running.phase}, {number(running.done)}
+                {running.total != null && <> of {number(running.total)}</>} rows
+              </>
+            ) : last ? (
+              <>
+                {ago(last.finished_at)}: {number(last.hidden)} addresses hidden,{" "}
+                {number(last.admitted + last.refused + last.sensitive + last.all)} records deleted
+                {last.capped > 0 && <>, {number(last.capped)} of them before their time: the log was full</>}
+                {last.error && <span class="bad"> · {last.error}</span>}
+              </>
+            ) : (
+              "none since the service started; it runs every hour"
+            )}
+          </dd>
+          <dt>Visitors</dt>
+          <dd>
+            are told all this on <a href="/privacy">the privacy page</a>
+          </dd>
         </dl>
-      ) : (
-        <p class="state">
-          What is kept of clients, in what form and for how long, is in <a href="/privacy">the privacy page</a>,
-          which this service makes of its configuration.
-        </p>
       )}
     </section>
   );
 }
+
+/** Who is told of suspects, and whether they are. */
+function Notify() {
+  const loaded = useLoaded("notify", () => get<{ hooks: Hook[] }>("/v1/notify"), 10_000);
+  const { data, reload } = loaded;
+  const test = (hook: string) =>
+    attempt(async () => {
+      const { results } = await post<{ results: { ok: boolean; problem: string | null }[] }>("/v1/notify/test", { hook });
+      const bad = results.find((result) => !result.ok);
+      say(bad ? `${hook}: ${bad.problem ?? "it was not taken"}` : `${hook} took the test.`, undefined, !!bad);
+      reload();
+    });
+  return (
+    <section class="panel wide">
+      <header>
+        <h2>Notifications</h2>
+      </header>
+      <State of={loaded} empty={data?.hooks.length === 0}>
+        Nobody is told of suspects: <code>[[notify]]</code> in the configuration names a webhook.
+      </State>
+      {data && data.hooks.length > 0 && (
+        <Table label="Notifications" heads={["Hook", "To", "Sent", { n: "Waiting" }, { n: "Dropped" }, "State", { hidden: "Do" }]}>
+          {data.hooks.map((hook) => (
+            <tr key={hook.name}>
+              <td class="mono">{hook.name}</td>
+              <td class="mono muted">
+                {hook.kind} {hook.to}
+              </td>
+              <td>{ago(hook.sent_at)}</td>
+              <td class="n">{number(hook.waiting)}</td>
+              <td class={hook.dropped > 0 ? "n bad" : "n"}>{number(hook.dropped)}</td>
+              <td class={hook.problem ? "agent bad" : "agent"}>
+                {hook.problem ? <Text text={`failing since ${hook.failing_since ? ago(hook.failing_since) : "now"}: ${hook.problem}`} /> : "fine"}
+              </td>
+              <td class="n">
+                {isAdmin() && (
+                  <button type="button" class="quiet" aria-label={`Test ${hook.name}`} onClick={() => test(hook.name)}>
+                    Test
+                  </button>
+                )}
+              </td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </section>
+  );
+}
+
+const ROLES: [string, string][] = [
+  ["viewer", "viewer: reads"],
+  ["proxy", "proxy: an Envoy"],
+  ["admin", "admin: everything"],
+];
 
 function Tokens() {
   const tokens = useLoaded("tokens", () => get<{ tokens: Token[] }>("/v1/tokens"), 30_000);
@@ -129,78 +231,41 @@ function Tokens() {
           Make one
         </button>
       </header>
-      <State error={tokens.error} loading={tokens.loading} has={!!tokens.data} />
+      <State of={tokens} />
       {tokens.data && (
-        <div class="scroll" tabIndex={0} role="region" aria-label="Tokens">
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">Name</th>
-                <th scope="col">Role</th>
-                <th scope="col">Made</th>
-                <th scope="col">Used</th>
-                <th scope="col">
-                  <span class="hidden">Do</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {tokens.data.tokens.map((token) => (
-                <tr key={token.id}>
-                  <td class="mono">{token.name}</td>
-                  <td>{token.role}</td>
-                  <td>{ago(token.created_at)}</td>
-                  <td>{ago(token.last_used_at)}</td>
-                  <td class="n">
-                    <button type="button" class="quiet" aria-label={`Revoke ${token.name}`} onClick={() => setRevoking(token.name)}>
-                      Revoke
-                    </button>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label="Tokens" heads={["Name", "Role", "Made", "Used", { hidden: "Do" }]}>
+          {tokens.data.tokens.map((token) => (
+            <tr key={token.id}>
+              <td class="mono">{token.name}</td>
+              <td>{token.role}</td>
+              <td>{ago(token.created_at)}</td>
+              <td>{ago(token.last_used_at)}</td>
+              <td class="n">
+                <button type="button" class="quiet" aria-label={`Revoke ${token.name}`} onClick={() => setRevoking(token.name)}>
+                  Revoke
+                </button>
+              </td>
+            </tr>
+          ))}
+        </Table>
       )}
       {making && (
-        <Dialog title="Make a token" onClose={() => setMaking(false)}>
-          <form
-            onSubmit={(event) => {
-              event.preventDefault();
-              const form = new FormData(event.currentTarget);
-              attempt(async () => {
-                const made = await post<{ secret: string }>("/v1/tokens", {
-                  name: form.get("name"),
-                  role: form.get("role"),
-                });
-                setMaking(false);
-                setSecret(made.secret);
-                tokens.reload();
-              });
-            }}
-          >
-            <label>
-              Name
-              <input name="name" required maxLength={64} pattern="[A-Za-z0-9._\-]+" />
-            </label>
-            <label>
-              Role
-              <select name="role">
-                <option value="viewer">viewer: reads</option>
-                <option value="proxy">proxy: an Envoy</option>
-                <option value="admin">admin: everything</option>
-              </select>
-            </label>
-            <p class="actions">
-              <button type="submit" class="primary">
-                Make
-              </button>
-              <button type="button" onClick={() => setMaking(false)}>
-                Cancel
-              </button>
-            </p>
-          </form>
-        </Dialog>
+        <FormDialog
+          title="Make a token"
+          word="Make"
+          onClose={() => setMaking(false)}
+          onSubmit={async (text) => {
+            const made = await post<{ secret: string }>("/v1/tokens", { name: text("name"), role: text("role") });
+            setSecret(made.secret);
+            tokens.reload();
+          }}
+        >
+          <label>
+            Name
+            <input name="name" required maxLength={64} pattern="[A-Za-z0-9._\-]+" />
+          </label>
+          <Choice label="Role" name="role" of={ROLES} />
+        </FormDialog>
       )}
       {secret && (
         <Dialog title="The token's secret" onClose={() => setSecret(undefined)}>
@@ -214,28 +279,18 @@ function Tokens() {
         </Dialog>
       )}
       {revoking && (
-        <Dialog title={`Revoke ${revoking}?`} onClose={() => setRevoking(undefined)}>
-          <p>Whoever uses it is refused from then on, and logged out.</p>
-          <p class="actions">
-            <button
-              type="button"
-              class="danger"
-              onClick={() =>
-                attempt(async () => {
-                  await remove(`/v1/tokens/${encodeURIComponent(revoking)}`);
-                  say(`${revoking} is revoked.`);
-                  setRevoking(undefined);
-                  tokens.reload();
-                })
-              }
-            >
-              Revoke
-            </button>
-            <button type="button" onClick={() => setRevoking(undefined)}>
-              Cancel
-            </button>
-          </p>
-        </Dialog>
+        <Question
+          title={`Revoke ${revoking}?`}
+          word="Revoke"
+          onClose={() => setRevoking(undefined)}
+          onYes={async () => {
+            await remove(`/v1/tokens/${encodeURIComponent(revoking)}`);
+            say(`${revoking} is revoked.`);
+            tokens.reload();
+          }}
+        >
+          Whoever uses it is refused from then on, and logged out.
+        </Question>
       )}
     </section>
   );
@@ -249,35 +304,22 @@ function Audit() {
         <h2>Who did what</h2>
         <span class="note">the latest 50</span>
       </header>
-      <State error={audit.error} loading={audit.loading} has={!!audit.data} />
-      <div class="scroll tall" tabIndex={0} role="region" aria-label="Audit log">
-        <table class="records">
-          <thead>
-            <tr>
-              <th scope="col">Time</th>
-              <th scope="col">Who</th>
-              <th scope="col">What</th>
-              <th scope="col">On</th>
-              <th scope="col">Detail</th>
-            </tr>
-          </thead>
-          <tbody>
-            {audit.data?.entries.map((entry) => (
-              <tr key={entry.id}>
-                <td class="mono">{moment(entry.time)}</td>
-                <td>{entry.actor}</td>
-                <td class="mono">{entry.action}</td>
-                <td class="request mono">
-                  <Text text={entry.subject} />
-                </td>
-                <td class="agent muted">
-                  <Text text={entry.detail} />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <State of={audit} />
+      <Table label="Audit log" size="tall" class="records" heads={["Time", "Who", "What", "On", "Detail"]}>
+        {audit.data?.entries.map((entry) => (
+          <tr key={entry.id}>
+            <td class="mono">{moment(entry.time)}</td>
+            <td>{entry.actor}</td>
+            <td class="mono">{entry.action}</td>
+            <td class="request mono">
+              <Text text={entry.subject} />
+            </td>
+            <td class="agent muted">
+              <Text text={entry.detail} />
+            </td>
+          </tr>
+        ))}
+      </Table>
     </section>
   );
 }

@@ -5,7 +5,8 @@ import { get, type Judged, post, type Reason, type Suspect } from "../api";
 import { go, page, view } from "../filter";
 import { ago, country, moment, number } from "../format";
 import { useLoaded } from "../live";
-import { attempt, isAdmin, Link, say, shownTarget, State, Text, useKeys } from "../parts/bits";
+import { Address, attempt, Hidden, isAdmin, Link, say, shownTarget, State, Table, Text, useKeys } from "../parts/bits";
+import { LastDay } from "../parts/spark";
 
 interface Page {
   total: number;
@@ -18,11 +19,12 @@ const STATUSES = ["open", "confirmed", "dismissed"];
 
 export function Suspects() {
   const status = view.value.rest.status ?? "open";
-  const { data, error, loading, reload } = useLoaded(
+  const loaded = useLoaded(
     `suspects ${status}`,
     () => get<Page>("/v1/suspects", { status, limit: 200 }),
     5_000,
   );
+  const { data, reload } = loaded;
   const [lifetime, setLifetime] = useState("");
   const suspects = [...(data?.suspects ?? [])].sort((a, b) => weight(b) - weight(a));
   const id = Number(view.value.rest.id ?? suspects[0]?.id);
@@ -78,7 +80,7 @@ export function Suspects() {
           </span>
         </span>
       </div>
-      <State error={error} loading={loading} has={!!data} empty={!!data && suspects.length === 0}>
+      <State of={loaded} empty={!!data && suspects.length === 0}>
         {isOpen ? "Nobody waits to be judged." : `Nobody is ${status}.`}
       </State>
       {chosen && (
@@ -93,7 +95,9 @@ export function Suspects() {
                   onClick={() => choose(suspect)}
                 >
                   <span class={`severity ${suspect.severity}`}>{suspect.severity}</span>
-                  <span class="mono target">{shownTarget(suspect.target)}</span>
+                  <span class="mono target">
+                    {shownTarget(suspect.target)} {suspect.form === "pseudonym" && <Hidden />}
+                  </span>
                   <span class="n">{Math.round(suspect.score * 100)}</span>
                   <span class="why">
                     {suspect.reasons.map((reason) => reason.rule).join(", ")}
@@ -106,7 +110,7 @@ export function Suspects() {
           <article class="panel detail" aria-label={`Suspect ${shownTarget(chosen.target)}`}>
             <header>
               <h2 class="mono">
-                <Link to={page("address", { target: shownTarget(chosen.target) })}>{shownTarget(chosen.target)}</Link>
+                <Address ip={chosen.target} form={chosen.form} />
               </h2>
               <span class={`severity ${chosen.severity}`}>{chosen.severity}</span>
               <span class="note">
@@ -183,6 +187,8 @@ export function Suspects() {
                 </>
               )}
             </dl>
+            <LastDay key={chosen.target} target={chosen.target} form={chosen.form === "pseudonym" ? chosen.form : undefined} />
+            <Before key={chosen.id} suspect={chosen} />
             {chosen.reasons.map((reason) => (
               <ReasonView key={reason.rule} reason={reason} />
             ))}
@@ -190,6 +196,30 @@ export function Suspects() {
         </div>
       )}
     </>
+  );
+}
+
+/** What became of the same target before. */
+function Before({ suspect }: { suspect: Suspect }) {
+  const { data } = useLoaded(`before ${suspect.target}`, () =>
+    get<Page>("/v1/suspects", { target: suspect.target, limit: 6 }),
+  );
+  // A pseudonym and an address that looks like it are two.
+  const before = data?.suspects.filter(
+    (other) => other.id !== suspect.id && other.target === suspect.target && other.form === suspect.form,
+  );
+  if (!before?.length) return null;
+  return (
+    <dl class="facts">
+      <dt>Before</dt>
+      {before.slice(0, 5).map((other) => (
+        <dd key={other.id}>
+          <Link to={page("suspects", { status: other.status, id: String(other.id) })}>{other.status}</Link>{" "}
+          {other.closed_at ? `${ago(other.closed_at)} by ${other.closed_by}` : ago(other.last_seen)}:{" "}
+          {other.reasons.map((reason) => reason.rule).join(", ")}
+        </dd>
+      ))}
+    </dl>
   );
 }
 
@@ -226,30 +256,18 @@ export function ReasonView({ reason }: { reason: Reason }) {
         </dl>
       )}
       {reason.evidence && reason.evidence.length > 0 && (
-        <div class="scroll" tabIndex={0} role="region" aria-label={`Evidence of ${reason.rule}`}>
-          <table class="records">
-            <thead>
-              <tr>
-                <th scope="col">Time</th>
-                <th scope="col" class="n">Status</th>
-                <th scope="col">Request</th>
-                <th scope="col">Matched</th>
-              </tr>
-            </thead>
-            <tbody>
-              {reason.evidence.map((seen) => (
-                <tr key={`${seen.time}${seen.path}`}>
-                  <td class="mono">{moment(seen.time)}</td>
-                  <td class="n">{seen.status || "–"}</td>
-                  <td class="request">
-                    <span class="muted">{seen.method}</span> <Text class="mono" text={seen.path} />
-                  </td>
-                  <td>{seen.matched ? <Text class="mono" text={seen.matched} /> : ""}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label={`Evidence of ${reason.rule}`} class="records" heads={["Time", { n: "Status" }, "Request", "Matched"]}>
+          {reason.evidence.map((seen) => (
+            <tr key={`${seen.time}${seen.path}`}>
+              <td class="mono">{moment(seen.time)}</td>
+              <td class="n">{seen.status || "–"}</td>
+              <td class="request">
+                <span class="muted">{seen.method}</span> <Text class="mono" text={seen.path} />
+              </td>
+              <td>{seen.matched ? <Text class="mono" text={seen.matched} /> : ""}</td>
+            </tr>
+          ))}
+        </Table>
       )}
     </section>
   );

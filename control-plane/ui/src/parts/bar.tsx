@@ -1,20 +1,18 @@
 // The bar over each page that looks at requests: span of time, comparison, conditions.
 
-import { CONDITIONS, DEFAULT_SPAN, go, LABELS, SPANS, view } from "../filter";
-import { country, moment, plain } from "../format";
+import { CONDITIONS, DEFAULT_SPAN, go, LABELS, moved, SPANS, view, without } from "../filter";
+import { country, moment, plain, present, shown, unshown } from "../format";
 
-const local = (time: string) => {
-  const date = new Date(time);
-  date.setMinutes(date.getMinutes() - date.getTimezoneOffset());
-  return date.toISOString().slice(0, 16);
-};
+const local = (time: string) => shown(time).toISOString().slice(0, 16);
 
 export function FilterBar({ withCompare = true }: { withCompare?: boolean }) {
   const now = view.value;
   const isFixed = now.until !== undefined || !SPANS.some(([span]) => span === now.since);
-  const shown = CONDITIONS.filter((key) => now.conditions[key]);
+  const isHidden = now.conditions.form === "pseudonym" && now.conditions.ip !== undefined;
+  // A pseudonym and the word that says that it is one are one condition to people.
+  const chosen = CONDITIONS.filter((key) => now.conditions[key] && !(isHidden && key === "form"));
   const fixed = (which: "since" | "until", text: string) => {
-    const at = new Date(text);
+    const at = unshown(text);
     if (Number.isNaN(at.getTime())) return;
     const since = which === "since" ? at.toISOString() : now.since;
     const until = which === "until" ? at.toISOString() : now.until;
@@ -41,9 +39,8 @@ export function FilterBar({ withCompare = true }: { withCompare?: boolean }) {
           aria-pressed={isFixed}
           title="From one moment to another; dragging over the chart does the same"
           onClick={() => {
-            const until = new Date();
-            const since = new Date(until.getTime() - 3_600_000);
-            go({ ...now, since: since.toISOString(), until: until.toISOString() });
+            const until = present();
+            go({ ...now, since: new Date(until - 3_600_000).toISOString(), until: new Date(until).toISOString() });
           }}
         >
           from – to
@@ -61,9 +58,18 @@ export function FilterBar({ withCompare = true }: { withCompare?: boolean }) {
           <input
             type="datetime-local"
             aria-label="To"
-            value={local(now.until ?? new Date().toISOString())}
+            value={local(now.until ?? new Date(present()).toISOString())}
             onChange={(event) => fixed("until", event.currentTarget.value)}
           />
+          <button type="button" class="quiet" title="The span before" aria-label="The span before" onClick={() => go(moved(-1))}>
+            ‹
+          </button>
+          <button type="button" class="quiet" title="The span after" aria-label="The span after" disabled={!now.until || Date.parse(now.until) > present() - 60_000} onClick={() => go(moved(1))}>
+            ›
+          </button>
+          <button type="button" class="quiet" title="Twice the span" onClick={() => go(moved("out"))}>
+            zoom out
+          </button>
           <button
             type="button"
             class="quiet"
@@ -104,27 +110,23 @@ export function FilterBar({ withCompare = true }: { withCompare?: boolean }) {
         </select>
         <input name="value" aria-label="Value" placeholder="narrow by…" autocomplete="off" spellcheck={false} />
       </form>
-      {shown.length > 0 && (
+      {chosen.length > 0 && (
         <ul class="chips" aria-label="Conditions">
-          {shown.map((key) => {
+          {chosen.map((key) => {
             const value = now.conditions[key] ?? "";
             return (
               <li key={key}>
                 <button
                   type="button"
                   title="Remove this condition"
-                  onClick={() => {
-                    const conditions = { ...now.conditions };
-                    delete conditions[key];
-                    go({ ...now, conditions });
-                  }}
+                  onClick={() => go(without(key))}
                 >
-                  <span>{LABELS[key]}</span> {key === "country" ? country(value) : plain(value)} ×
+                  <span>{isHidden && key === "ip" ? "Pseudonym" : LABELS[key]}</span> {key === "country" ? country(value) : plain(value)} ×
                 </button>
               </li>
             );
           })}
-          {shown.length > 1 && (
+          {chosen.length > 1 && (
             <li>
               <button type="button" class="quiet" onClick={() => go({ ...now, conditions: {} })}>
                 clear

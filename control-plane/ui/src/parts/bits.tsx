@@ -2,10 +2,11 @@
 
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
-import type { Session, Verdict } from "../api";
-import { go, href, page, type View } from "../filter";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { type Form, offline, type Session, type Verdict } from "../api";
+import { type Condition, go, href, LABELS, page, toggled, toggledPseudonym, type View, view } from "../filter";
 import { plain } from "../format";
+import type { Loaded } from "../live";
 
 export const me = signal<Session | undefined>(undefined);
 export const isAdmin = () => me.value?.role === "admin";
@@ -35,15 +36,32 @@ export function Link(props: {
   );
 }
 
-/** A masked address says so by its length; a whole one leads to its page. */
-export const shownTarget = (target: string) =>
-  me.value?.addresses_masked && !target.includes("/")
-    ? `${target}/${target.includes(":") ? 48 : 24}`
-    : target;
+/** The network of an address of which the rest was cut off. */
+const asNetwork = (ip: string) => (ip.includes("/") ? ip : `${ip}/${ip.includes(":") ? 48 : 24}`);
 
-export function Address({ ip }: { ip: string | null }) {
+/** A masked address says so by its length; a whole one leads to its page. */
+export const shownTarget = (target: string) => (me.value?.addresses_masked ? asNetwork(target) : target);
+
+/** That what stands here is no address. */
+export const Hidden = () => (
+  <span class="tag hiddenform" title="Not an address: what stands for one whose time to be kept is over">
+    pseudonym
+  </span>
+);
+
+/** The address of a record or suspect, as what it is: itself, a network, or a pseudonym. */
+export function Address({ ip, form = "full" }: { ip: string | null; form?: Form }) {
   if (!ip) return <span class="muted">none</span>;
-  const target = shownTarget(ip);
+  if (form === "pseudonym")
+    return (
+      <>
+        <button type="button" class="link mono" onClick={() => go(toggledPseudonym(shownTarget(ip)))}>
+          {shownTarget(ip)}
+        </button>{" "}
+        <Hidden />
+      </>
+    );
+  const target = form === "truncated" ? asNetwork(ip) : shownTarget(ip);
   return (
     <Link class="mono" to={page("address", { target })}>
       {target}
@@ -55,6 +73,23 @@ export const VerdictTag = ({ verdict }: { verdict: Verdict }) => (
   <span class={`tag ${verdict}`}>{verdict}</span>
 );
 
+/** A value that narrows everything to itself by a click; again, and everything is back. */
+export function Pick(props: { by: Condition; value: string; class?: string; children: ComponentChildren }) {
+  const { by, value, children } = props;
+  const isChosen = view.value.conditions[by] === value;
+  return (
+    <button
+      type="button"
+      class={props.class ? `pick ${props.class}` : "pick"}
+      aria-pressed={isChosen}
+      title={`${plain(value)}: ${isChosen ? "show everything again" : `narrow by ${LABELS[by].toLowerCase()}`}`}
+      onClick={() => go(toggled(by, value))}
+    >
+      {children}
+    </button>
+  );
+}
+
 /** What a client sent: never markup, never invisible. */
 export const Text = ({ text, class: name }: { text: string; class?: string }) => (
   <span class={name} title={plain(text)}>
@@ -62,16 +97,76 @@ export const Text = ({ text, class: name }: { text: string; class?: string }) =>
   </span>
 );
 
-export function State(props: { error?: string; loading: boolean; has: boolean; empty?: boolean; children?: ComponentChildren }) {
-  if (props.error)
+/** Why there is nothing to see yet, or no more than this; the children say what an empty answer means. */
+export function State(props: {
+  of: Pick<Loaded<unknown>, "data" | "error" | "loading" | "reload">;
+  empty?: boolean;
+  children?: ComponentChildren;
+}) {
+  const { data, error, loading, reload } = props.of;
+  if (error && data !== undefined) {
+    // Above every page it is said that nothing answers: once is enough.
+    if (offline.value) return null;
     return (
       <p class="state bad" role="alert">
-        {props.error}
+        {error}. What is shown is from before.
       </p>
     );
-  if (!props.has && props.loading) return <p class="state muted">Loading…</p>;
+  }
+  if (error)
+    return (
+      <p class="state bad" role="alert">
+        {error}{" "}
+        <button type="button" onClick={reload} disabled={loading}>
+          Try again
+        </button>
+      </p>
+    );
+  if (data === undefined && loading) return <p class="state muted">Loading…</p>;
   if (props.empty) return <p class="state muted">{props.children}</p>;
   return null;
+}
+
+/** A heading: words; `n` over numbers; `hidden` for a column of buttons, which explain themselves. */
+export type Head = string | { n: string } | { hidden: string };
+
+/** A table that scrolls by itself, with the keyboard too; `label` names it. */
+export function Table(props: {
+  label: string;
+  heads: Head[];
+  /** `wide` has many columns, `tall` many rows. */
+  size?: "wide" | "tall";
+  class?: string;
+  /** What the columns are is plain: the headings are for screen readers only. */
+  isPlain?: boolean;
+  children: ComponentChildren;
+}) {
+  return (
+    <div class={props.size ? `scroll ${props.size}` : "scroll"} tabIndex={0} role="region" aria-label={props.label}>
+      <table class={props.class}>
+        <thead class={props.isPlain ? "hidden" : undefined}>
+          <tr>
+            {props.heads.map((head) =>
+              typeof head === "string" ? (
+                <th key={head} scope="col">
+                  {head}
+                </th>
+              ) : "n" in head ? (
+                <th key={head.n} scope="col" class="n">
+                  {head.n}
+                </th>
+              ) : (
+                <th key={head.hidden} scope="col">
+                  <span class="hidden">{head.hidden}</span>
+                </th>
+              ),
+            )}
+          </tr>
+        </thead>
+        <tbody>{props.children}</tbody>
+      </table>
+    </div>
+  );
 }
 
 interface Notice {
@@ -152,6 +247,101 @@ export function Dialog(props: {
       <h2 id="dialog-title">{props.title}</h2>
       {props.children}
     </dialog>
+  );
+}
+
+/** A dialog with fields: closes when they were taken, and says what was wrong with them otherwise. */
+export function FormDialog(props: {
+  title: string;
+  word: string;
+  onSubmit: (text: (name: string) => string, data: FormData) => Promise<void>;
+  onClose: () => void;
+  children: ComponentChildren;
+}) {
+  const [error, setError] = useState("");
+  return (
+    <Dialog title={props.title} onClose={props.onClose}>
+      <form
+        onSubmit={async (event) => {
+          event.preventDefault();
+          const data = new FormData(event.currentTarget);
+          try {
+            await props.onSubmit((name) => String(data.get(name) ?? "").trim(), data);
+            props.onClose();
+          } catch (reason) {
+            setError((reason as Error).message);
+          }
+        }}
+      >
+        {props.children}
+        {error && (
+          <p class="bad" role="alert">
+            {error}
+          </p>
+        )}
+        <p class="actions">
+          <button type="submit" class="primary">
+            {props.word}
+          </button>
+          <button type="button" onClick={props.onClose}>
+            Cancel
+          </button>
+        </p>
+      </form>
+    </Dialog>
+  );
+}
+
+/** One of a few; each with the words that explain it. */
+export const Choice = ({ label, name, of }: { label: string; name: string; of: [string, string][] }) => (
+  <label>
+    {label}
+    <select name={name}>
+      {of.map(([value, words]) => (
+        <option key={value} value={value}>
+          {words}
+        </option>
+      ))}
+    </select>
+  </label>
+);
+
+/** What a decision does. */
+export const ActionChoice = () => <Choice label="Action" name="action" of={[["block", "block"], ["allow", "allow"]]} />;
+
+/** A question before something that can't be taken back. */
+export function Question(props: {
+  title: string;
+  word: string;
+  onYes: () => Promise<void>;
+  onClose: () => void;
+  children: ComponentChildren;
+}) {
+  const [isBusy, setBusy] = useState(false);
+  return (
+    <Dialog title={props.title} onClose={props.onClose}>
+      <p>{props.children}</p>
+      <p class="actions">
+        <button
+          type="button"
+          class="danger"
+          disabled={isBusy}
+          onClick={async () => {
+            setBusy(true);
+            await attempt(async () => {
+              await props.onYes();
+              props.onClose();
+            });
+            setBusy(false);
+          }}
+        >
+          {props.word}
+        </button>
+        <button type="button" onClick={props.onClose}>
+          Cancel
+        </button>
+      </p>
+    </Dialog>
   );
 }
 

@@ -4,8 +4,9 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import type { Stats, Verdict } from "../api";
-import { go, view } from "../filter";
-import { clock, count, moment, number } from "../format";
+import { go, toggled, view } from "../filter";
+import { clock, count, day, moment, number, utc } from "../format";
+import { Table } from "./bits";
 
 /** In the order in which they are stacked, the lowest first. */
 export const STACK: Verdict[] = [
@@ -74,7 +75,7 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
       ...data.sums,
       ...(data.before ? [data.before.slice(0, data.times.length)] : []),
     ] as uPlot.AlignedData;
-    const wanted = `${data.verdicts.join()}|${data.before ? 1 : 0}|${step}|${height}`;
+    const wanted = `${data.verdicts.join()}|${data.before ? 1 : 0}|${step}|${height}|${utc.value}`;
     if (plot.current && shape.current === wanted) {
       plot.current.setData(columns);
       return;
@@ -86,7 +87,8 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
       {
         width: element.clientWidth,
         height,
-        padding: [8, 4, 0, 0],
+        padding: [8, 16, 0, 0],
+        tzDate: (seconds) => (utc.value ? uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC") : new Date(seconds * 1000)),
         legend: { show: false },
         cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false } },
         scales: {
@@ -103,10 +105,8 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
             size: 26,
             values: (_, splits, __, ___, gap) =>
               splits.map((at) => {
-                const date = new Date(at * 1000);
-                const time = clock(date.getTime());
-                if (gap >= 86_400 || time === "00:00:00")
-                  return date.toLocaleDateString("en", { day: "numeric", month: "short" });
+                const time = clock(at * 1000);
+                if (gap >= 86_400 || time === "00:00:00") return day(at * 1000);
                 return gap < 60 ? time : time.slice(0, 5);
               }),
           },
@@ -186,13 +186,20 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
         <ul class="legend">
           {data.verdicts.map((verdict, column) => (
             <li key={verdict}>
-              <i class={`dot ${verdict}`} />
-              {verdict}{" "}
-              <b>
-                {at === undefined
-                  ? count(stats.total.verdicts[verdict] ?? 0)
-                  : number(data.values[column]?.[at] ?? 0)}
-              </b>
+              <button
+                type="button"
+                aria-pressed={view.value.conditions.verdict === verdict}
+                title={`Only ${verdict} requests`}
+                onClick={() => go(toggled("verdict", verdict))}
+              >
+                <i class={`dot ${verdict}`} />
+                {verdict}{" "}
+                <b>
+                  {at === undefined
+                    ? count(stats.total.verdicts[verdict] ?? 0)
+                    : number(data.values[column]?.[at] ?? 0)}
+                </b>
+              </button>
             </li>
           ))}
           {data.before && (
@@ -209,32 +216,18 @@ export function Chart({ stats, height = 220 }: { stats: Stats; height?: number }
         </button>
       </header>
       {asTable ? (
-        <div class="scroll tall" tabIndex={0} role="region" aria-label="Requests over time">
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">From</th>
-                {data.verdicts.map((verdict) => (
-                  <th key={verdict} scope="col" class="n">
-                    {verdict}
-                  </th>
-                ))}
-              </tr>
-            </thead>
-            <tbody>
-              {data.times.map((time, line) => (
-                <tr key={time}>
-                  <td>{moment(time * 1000)}</td>
-                  {data.verdicts.map((verdict, column) => (
-                    <td key={verdict} class="n">
-                      {number(data.values[column]?.[line] ?? 0)}
-                    </td>
-                  ))}
-                </tr>
+        <Table label="Requests over time" size="tall" heads={["From", ...data.verdicts.map((n) => ({ n }))]}>
+          {data.times.map((time, line) => (
+            <tr key={time}>
+              <td>{moment(time * 1000)}</td>
+              {data.verdicts.map((verdict, column) => (
+                <td key={verdict} class="n">
+                  {number(data.values[column]?.[line] ?? 0)}
+                </td>
               ))}
-            </tbody>
-          </table>
-        </div>
+            </tr>
+          ))}
+        </Table>
       ) : (
         <div ref={place} class="plot" data-total={stats.total.requests} aria-hidden="true" />
       )}

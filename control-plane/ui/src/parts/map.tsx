@@ -8,6 +8,8 @@ import world from "world-atlas/countries-110m.json";
 import type { Row } from "../api";
 import { go, toggled, view } from "../filter";
 import { count, country, number, percent } from "../format";
+import { Sources } from "./attribution";
+import { Table } from "./bits";
 import { lettersOf, SMALL } from "./countries";
 
 const WIDTH = 960;
@@ -75,36 +77,24 @@ export function WorldMap({ rows, total }: { rows: Row[]; total: number }) {
         </button>
       </header>
       {asTable ? (
-        <div class="scroll tall" tabIndex={0} role="region" aria-label="Requests by country">
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">Country</th>
-                <th scope="col" class="n">Requests</th>
-                <th scope="col" class="n">Share</th>
-                <th scope="col" class="n">Refused</th>
-              </tr>
-            </thead>
-            <tbody>
-              {rows.map((line) => (
-                <tr key={line.key}>
-                  <td>
-                    {line.key ? (
-                      <button type="button" class="link" onClick={() => pick(line.key)}>
-                        {country(line.key)}
-                      </button>
-                    ) : (
-                      "Unknown"
-                    )}
-                  </td>
-                  <td class="n">{number(line.requests)}</td>
-                  <td class="n">{percent(line.requests, total)}</td>
-                  <td class="n">{number(line.refused)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Table label="Requests by country" size="tall" heads={["Country", { n: "Requests" }, { n: "Share" }, { n: "Refused" }]}>
+          {rows.map((line) => (
+            <tr key={line.key}>
+              <td>
+                {line.key ? (
+                  <button type="button" class="link" onClick={() => pick(line.key)}>
+                    {country(line.key)}
+                  </button>
+                ) : (
+                  "Unknown"
+                )}
+              </td>
+              <td class="n">{number(line.requests)}</td>
+              <td class="n">{percent(line.requests, total)}</td>
+              <td class="n">{number(line.refused)}</td>
+            </tr>
+          ))}
+        </Table>
       ) : (
         <>
           {/* The same is in the table and in the list of countries, which the keyboard reaches. */}
@@ -161,6 +151,7 @@ export function WorldMap({ rows, total }: { rows: Row[]; total: number }) {
             ))}
             <span>{count(most)}</span>
           </div>
+          <Sources />
         </>
       )}
     </section>

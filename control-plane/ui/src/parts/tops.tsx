@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import type { Top } from "../api";
-import { type Condition, go, toggled, view } from "../filter";
+import { bare, type Condition, go, toggled, toggledPseudonym, type View, view } from "../filter";
 import { change, count, number, percent, plain } from "../format";
 
 export function TopList(props: {
@@ -12,9 +12,16 @@ export function TopList(props: {
   total: number;
   label?: (key: string) => string;
   isMono?: boolean;
+  /** What the rows are, where that is not plain. */
+  note?: string;
+  /** The value of the condition that a row stands for, where it is not its name. */
+  value?: (key: string) => string;
+  /** What a click does, where it is more than a condition. */
+  choose?: (key: string) => View;
   children?: ComponentChildren;
 }) {
-  const { title, condition, top, total, label = (key) => plain(key) } = props;
+  const { title, condition, top, total, label = (key) => plain(key), value = (key) => key } = props;
+  const choose = props.choose ?? ((key: string) => toggled(condition, key));
   const most = Math.max(1, ...(top?.rows ?? []).map((row) => row.requests));
   const chosen = view.value.conditions[condition];
   const rows = top?.rows.filter((row) => row.key !== "" || condition === "user_agent") ?? [];
@@ -22,7 +29,8 @@ export function TopList(props: {
     <section class="panel top" data-top={condition}>
       <header>
         <h2>{title}</h2>
-        {top && (
+        {props.note && <span class="note">{props.note}</span>}
+        {top && top.distinct > 0 && (
           <span class="note">
             {top.approximate ? "over " : ""}
             {number(top.distinct)}
@@ -37,9 +45,9 @@ export function TopList(props: {
             <li key={row.key}>
               <button
                 type="button"
-                aria-pressed={chosen === row.key}
+                aria-pressed={chosen === value(row.key)}
                 title={`${label(row.key)}: ${number(row.requests)} requests, ${number(row.refused)} refused`}
-                onClick={() => row.key !== "" && go(toggled(condition, row.key))}
+                onClick={() => row.key !== "" && go(choose(row.key))}
               >
                 <svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">
                   <rect class="all" width={(100 * row.requests) / most} height="1" />
@@ -59,5 +67,44 @@ export function TopList(props: {
       )}
       {props.children}
     </section>
+  );
+}
+
+/** Addresses; where their time to be kept is over, the pseudonyms that stand for them, marked. */
+export function Addresses({ tops, total }: { tops: Record<string, Top>; total: number }) {
+  const lists: [string, Top | undefined, Top | undefined][] = [
+    ["Addresses", tops.address, tops.pseudonym],
+    ["Networks", tops.network, tops.pseudonym_network],
+  ];
+  return (
+    <>
+      {lists.map(([title, open, hidden]) => {
+        const isHidden = (hidden?.distinct ?? 0) > 0;
+        // Said once where it is the same of all, as it is but for some days after a new key.
+        const keys = new Set(hidden?.rows.map((row) => row.key.split("@")[1] ?? ""));
+        const key = keys.size === 1 ? [...keys][0] : undefined;
+        return (
+          <>
+            {open && !(isHidden && open.distinct === 0) && (
+              <TopList key={title} title={title} condition="ip" top={open} total={total} isMono />
+            )}
+            {isHidden && (
+              <TopList
+                key={`${title} hidden`}
+                title={`${title}, hidden`}
+                note={key ? `pseudonyms of key ${key}` : "pseudonyms"}
+                label={(name) => plain(key ? bare(name) : name)}
+                condition="ip"
+                top={hidden}
+                total={total}
+                value={bare}
+                choose={toggledPseudonym}
+                isMono
+              />
+            )}
+          </>
+        );
+      })}
+    </>
   );
 }

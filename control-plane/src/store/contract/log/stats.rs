@@ -1,10 +1,11 @@
 //! What dashboards are told agrees with the records, whatever was made of them before.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ipwarden::privacy::AddressForm;
-use ipwarden::record::{Record, Verdict};
+use ipwarden::privacy::{AddressForm, KeyId};
+use ipwarden::record::{BatchHeader, Record, Verdict};
 use proptest::prelude::*;
 
 use super::TIME_US;
@@ -12,7 +13,9 @@ use super::laws::{any_query, any_record, place_of};
 use super::{append_one, everything, header, incoming, record};
 use crate::model::StoredRecord;
 use crate::store::contract::{Fixture, law};
-use crate::store::stats::{Dimension, Stats, StatsQuery, Totals, VERDICTS, slot_of, slot_start};
+use crate::store::stats::{
+    Dimension, Stats, StatsQuery, Totals, VERDICTS, countable, slot_of, slot_start,
+};
 use crate::store::{LogStore, RecordQuery};
 
 fn verdict(record: &StoredRecord) -> Verdict {
@@ -20,12 +23,22 @@ fn verdict(record: &StoredRecord) -> Verdict {
 }
 
 fn value(dimension: Dimension, record: &StoredRecord) -> Option<String> {
-    let network = |ip: std::net::IpAddr| {
-        IpNet::new(ip, if ip.is_ipv4() { 24 } else { 48 }).unwrap().trunc().to_string()
+    let cut = |ip: IpAddr, v4: u8, v6: u8| {
+        IpNet::new(ip, if ip.is_ipv4() { v4 } else { v6 }).unwrap().trunc().to_string()
+    };
+    let is_pseudonym = record.form == AddressForm::Pseudonym;
+    let address = record.ip.filter(|_| !is_pseudonym);
+    let pseudonym = record.ip.filter(|_| is_pseudonym);
+    let with_key = |name: String| match &record.key {
+        Some(key) => format!("{name}@{key}"),
+        None => name,
     };
     match dimension {
-        Dimension::Address => record.ip.map(|ip| ip.to_string()),
-        Dimension::Network => record.ip.map(network),
+        Dimension::Address => address.map(|ip| ip.to_string()),
+        Dimension::Network => address.map(|ip| cut(ip, 24, 48)),
+        Dimension::Pseudonym => pseudonym
+            .map(|ip| with_key(if ip.is_ipv4() { ip.to_string() } else { cut(ip, 32, 64) })),
+        Dimension::PseudonymNetwork => pseudonym.map(|ip| with_key(cut(ip, 24, 48))),
         Dimension::Asn => record.asn.map(|asn| asn.to_string()),
         Dimension::Country => Some(record.country.clone().unwrap_or_default()),
         Dimension::Path => Some(record.path.clone()),
@@ -54,7 +67,9 @@ fn within<'r>(
     first: i64,
     end: i64,
 ) -> Vec<&'r StoredRecord> {
+    let is_hidden = query.form == Some(AddressForm::Pseudonym);
     let query = RecordQuery {
+        net: query.net.map(|net| if is_hidden { countable(net) } else { net }),
         since: Some(slot_start(first)),
         until: Some(slot_start(end)),
         ..query.clone()
@@ -112,23 +127,33 @@ fn check(all: &[StoredRecord], query: &StatsQuery, found: &Stats) -> Result<(), 
     Ok(())
 }
 
+fn any_form() -> impl Strategy<Value = Option<AddressForm>> {
+    use AddressForm::{Full, Pseudonym, Truncated};
+    proptest::option::weighted(0.6, proptest::sample::select(vec![Full, Truncated, Pseudonym]))
+}
+
+fn any_key() -> impl Strategy<Value = Option<KeyId>> {
+    proptest::option::of(proptest::sample::select(vec![KeyId([0, 0, 0, 7]), KeyId([0xff; 4])]))
+}
+
 pub(crate) async fn answers_count_what_matches<F>()
 where
     F: Fixture<Store: LogStore>,
 {
     let base = slot_of(TIME_US as i64);
     let query = (
-        any_query(),
+        (any_query(), any_form()),
         (-3i64..2_200, 1i64..2_000),
         (0i64..400, any::<bool>()),
-        proptest::sample::subsequence(Dimension::ALL.to_vec(), 0..=12),
+        proptest::sample::subsequence(Dimension::ALL.to_vec(), 0..=14),
         1usize..40,
     )
-        .prop_map(move |(filter, (first, span), (step_slots, compare), tops, most)| {
+        .prop_map(move |((filter, form), (first, span), (step_slots, compare), tops, most)| {
             StatsQuery {
                 filter: RecordQuery {
                     since: Some(slot_start(base + first)),
                     until: Some(slot_start(base + first + span)),
+                    form,
                     ..filter
                 },
                 step_slots,
@@ -137,15 +162,22 @@ where
             }
         });
     let strategy = (
-        proptest::collection::vec(proptest::collection::vec(any_record(), 0..15), 1..4),
+        proptest::collection::vec(
+            (proptest::collection::vec((any_record(), any_form()), 0..15), any_key()),
+            1..4,
+        ),
         proptest::collection::vec(query, 40),
         0usize..3,
     );
     law(16, &strategy, async |(batches, queries, tidied)| {
         let fixture = F::fresh().await;
         let store = fixture.open().await;
-        for (number, records) in (1..).zip(batches) {
-            let mut batch = incoming(header(1, number), records);
+        for (number, (records, key)) in (1..).zip(batches) {
+            let records = records
+                .into_iter()
+                .map(|(record, form)| Record { form: form.unwrap_or_default(), ..record })
+                .collect();
+            let mut batch = incoming(BatchHeader { key, ..header(1, number) }, records);
             batch.places = batch.batch.records.iter().map(place_of).collect();
             append_one(&store, &batch).await;
             if number as usize == tidied {
@@ -214,20 +246,38 @@ where
     let fixture = F::fresh().await;
     let store = fixture.open().await;
     let hidden = Record { form: AddressForm::Pseudonym, ..record() };
-    append_one(&store, &incoming(header(1, 1), vec![hidden])).await;
+    let header = BatchHeader { key: Some(KeyId([0x5a, 0xb1, 0xc0, 0xde])), ..header(1, 1) };
+    append_one(&store, &incoming(header, vec![hidden])).await;
     let from = slot_of(TIME_US as i64);
     let all = RecordQuery {
         since: Some(slot_start(from)),
         until: Some(slot_start(from + 1)),
         ..RecordQuery::default()
     };
-    let tops = vec![(Dimension::Address, 10), (Dimension::Network, 10)];
+    let tops = vec![
+        (Dimension::Address, 10),
+        (Dimension::Network, 10),
+        (Dimension::Pseudonym, 10),
+        (Dimension::PseudonymNetwork, 10),
+    ];
     let count = |filter| StatsQuery { filter, tops: tops.clone(), ..StatsQuery::default() };
     let net = record().ip.map(IpNet::from);
     for _ in 0..2 {
         let found = store.stats(&count(all.clone())).await.unwrap();
         assert_eq!(found.total.verdicts.iter().sum::<u64>(), 1);
-        assert!(found.tops.iter().all(|top| top.rows.is_empty()), "{:?}", found.tops);
+        let keys: Vec<Vec<&str>> = found
+            .tops
+            .iter()
+            .map(|top| top.rows.iter().map(|row| row.key.as_str()).collect())
+            .collect();
+        let expected =
+            [vec![], vec![], vec!["203.0.113.7@5ab1c0de"], vec!["203.0.113.0/24@5ab1c0de"]];
+        assert_eq!(keys, expected);
+        let pseudonyms = RecordQuery { net, form: Some(AddressForm::Pseudonym), ..all.clone() };
+        let found = store.stats(&count(pseudonyms)).await.unwrap();
+        assert_eq!(found.total.verdicts.iter().sum::<u64>(), 1);
+        let full = RecordQuery { form: Some(AddressForm::Full), ..all.clone() };
+        assert_eq!(store.stats(&count(full)).await.unwrap().total, Totals::default());
         let of = RecordQuery { net, ..all.clone() };
         assert_eq!(store.stats(&count(of)).await.unwrap().total, Totals::default());
         while store.tidy().await.unwrap() {}

@@ -64,6 +64,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/log/003_rollups.sql")),
         M::up(include_str!("../../../../migrations/log/004_columns.sql")),
         M::up(include_str!("../../../../migrations/log/005_privacy.sql")),
+        M::up(include_str!("../../../../migrations/log/006_pseudonyms.sql")),
     ],
     cache_kib: 64 * 1024,
     checkpoint_pages: 4_000,

@@ -61,7 +61,7 @@ async fn a_segment_is_dropped_with_what_it_counted_when_a_record_changes() {
         };
         (count("segments"), count("segment_pieces"))
     };
-    let pieces = 27;
+    let pieces = 31;
     assert_eq!(segments(), (3i64, 3 * pieces), "the newest two wait");
     let edit = |sql: &str| Connection::open(fixture.path()).unwrap().execute_batch(sql).unwrap();
     edit("UPDATE records SET ip = x'01020304' WHERE id = 5");

@@ -9,6 +9,7 @@ use rusqlite::{Transaction, params};
 
 use super::build::{gaps, of_records};
 use super::filter::{Test, tests};
+use super::pseudonym;
 use super::segment::{
     CODES, COLUMNS, Cell, Codes, Column, Entry, ROWS, SERIES, Segment, V4, decode_entries,
     decode_series,
@@ -349,6 +350,7 @@ fn narrow(
 const fn column_of(dimension: Dimension) -> Column {
     match dimension {
         Dimension::Address | Dimension::Network => Column::Address,
+        Dimension::Pseudonym | Dimension::PseudonymNetwork => Column::Pseudonym,
         Dimension::Asn => Column::Asn,
         Dimension::Country => Column::Country,
         Dimension::Path => Column::Path,
@@ -365,7 +367,12 @@ const fn column_of(dimension: Dimension) -> Column {
 fn add(dimension: Dimension, tally: &mut Tally, value: u128, requests: u64, refused: u64) {
     let value = match dimension {
         // 0 is no address, no rule, no autonomous system: nobody to name.
-        Dimension::Address | Dimension::Network | Dimension::Rule | Dimension::Asn
+        Dimension::Address
+        | Dimension::Network
+        | Dimension::Pseudonym
+        | Dimension::PseudonymNetwork
+        | Dimension::Rule
+        | Dimension::Asn
             if value == 0 =>
         {
             return;
@@ -373,6 +380,7 @@ fn add(dimension: Dimension, tally: &mut Tally, value: u128, requests: u64, refu
         // /24 of what is mapped, /48 of the rest.
         Dimension::Network if value >> 32 == V4 >> 32 => value >> 8 << 8,
         Dimension::Network => value >> 80 << 80,
+        Dimension::PseudonymNetwork => pseudonym::network(value),
         _ => value,
     };
     tally.add(value, requests, refused);
@@ -413,6 +421,8 @@ fn key(tx: &Transaction<'_>, dimension: Dimension, value: u128) -> Work<String> 
             let prefix = if ip.is_ipv4() { 24 } else { 48 };
             IpNet::new(ip, prefix).map(|net| net.to_string()).unwrap_or_default()
         }
+        Dimension::Pseudonym => pseudonym::shown(value, false),
+        Dimension::PseudonymNetwork => pseudonym::shown(value, true),
         Dimension::Asn | Dimension::Status => value.to_string(),
         Dimension::Country => match u16::try_from(value) {
             Ok(0) | Err(_) => String::new(),
@@ -437,4 +447,4 @@ fn key(tx: &Transaction<'_>, dimension: Dimension, value: u128) -> Work<String> 
 }
 
 #[expect(dead_code, reason = "says at compile time that every column fits its piece")]
-const FITS: () = assert!(COLUMNS <= CODES as usize - 3);
+const FITS: () = assert!(COLUMNS < CODES as usize && SERIES as usize >= COLUMNS);

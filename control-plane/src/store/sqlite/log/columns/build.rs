@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
+use super::pseudonym;
 use super::segment::{COLUMNS, Column, ROWS, Row, Segment};
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::stats::slot_of;
@@ -94,12 +95,14 @@ pub(super) fn of_records(tx: &Transaction<'_>, ids: Ids) -> Work<Segment> {
 }
 
 fn rows(tx: &Transaction<'_>, (first, last): Ids) -> Work<Vec<Row>> {
-    // A pseudonym is no address: it is in no list of them, and no question for one finds it.
+    // A pseudonym is no address: it is in no list of them, and no question for one finds it. It
+    // has a column of its own.
     // Who opted out is not counted: such a record stands for no requests.
     let mut statement = tx.prepare_cached(
         "SELECT time, verdict, status, method, host, proxy, rule, country, asn, path, \
          user_agent, CASE form WHEN 2 THEN NULL ELSE ip END, \
-         CASE opted_out WHEN 0 THEN weight ELSE 0 END \
+         CASE opted_out WHEN 0 THEN weight ELSE 0 END, \
+         CASE form WHEN 2 THEN ip END, form, key \
          FROM records NOT INDEXED WHERE id BETWEEN ?1 AND ?2",
     )?;
     let mut found = statement.query([first, last])?;
@@ -115,6 +118,10 @@ fn rows(tx: &Transaction<'_>, (first, last): Ids) -> Work<Vec<Row>> {
                     .ok_or_else(|| Failure::damaged("a record has no valid address"))?,
                 ValueRef::Real(_) => return Err(Failure::damaged("a record holds a fraction")),
             };
+        }
+        let hidden = &mut values[Column::Pseudonym as usize];
+        if *hidden != 0 {
+            *hidden = pseudonym::value(*hidden, row.get(COLUMNS)?);
         }
         let time = i64::try_from(values[Column::Slot as usize]).unwrap_or_default();
         values[Column::Slot as usize] = u128::from(slot_of(time).max(0).cast_unsigned());

@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use ipwarden::address::fold_net;
+use ipwarden::privacy::AddressForm;
 use rusqlite::{Transaction, params};
 
 use super::build::{address_of, country_value};
+use super::pseudonym;
 use super::segment::{Column, V4};
 use crate::store::RecordQuery;
 use crate::store::sqlite::database::Work;
@@ -28,6 +30,8 @@ pub(super) enum Test {
     Range(RangeInclusive<u128>),
     /// An IPv6 address between two: no IPv4 address, and not the lack of one.
     V6(RangeInclusive<u128>),
+    /// A pseudonym in a network.
+    Pseudonym(IpNet),
     /// A text that begins so.
     Prefix {
         /// How.
@@ -45,6 +49,7 @@ impl Test {
             Self::Set(values) => values.contains(&value),
             Self::Range(range) => range.contains(&value),
             Self::V6(range) => value != 0 && value >> 32 != V4 >> 32 && range.contains(&value),
+            Self::Pseudonym(net) => pseudonym::lies_in(*net, value),
             Self::Prefix { prefix, known } => {
                 if let Some(meets) = known.get(&value) {
                     return Ok(*meets);
@@ -68,7 +73,13 @@ pub(super) fn tests(
 ) -> Work<Option<Vec<(Column, Test)>>> {
     let mut out = Vec::new();
     if let Some(net) = query.net {
-        out.push((Column::Address, addresses(fold_net(net.trunc()))));
+        out.push(match query.form {
+            Some(AddressForm::Pseudonym) => (Column::Pseudonym, Test::Pseudonym(net)),
+            _ => (Column::Address, addresses(fold_net(net.trunc()))),
+        });
+    }
+    if let Some(form) = query.form {
+        out.push((Column::Form, Test::Among(vec![(form as u8).into()])));
     }
     let texts = [
         (Column::Host, &query.host),

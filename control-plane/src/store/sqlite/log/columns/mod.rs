@@ -5,6 +5,7 @@
 //! | [`segment`] | one segment and its bytes |
 //! | [`build`] | which records have no segment yet, and making one |
 //! | [`filter`] | conditions on dictionaries |
+//! | [`pseudonym`] | pseudonyms as numbers that can be counted |
 //! | [`tally`] | counting in bounded memory |
 //! | [`answer`] | a question over all segments |
 //!
@@ -14,6 +15,7 @@
 mod answer;
 mod build;
 mod filter;
+mod pseudonym;
 mod segment;
 mod tally;
 

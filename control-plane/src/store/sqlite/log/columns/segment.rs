@@ -42,13 +42,17 @@ pub(super) enum Column {
     Address = 11,
     /// How many requests the record stands for.
     Weight = 12,
+    /// See [`super::pseudonym`]; 0 for none.
+    Pseudonym = 13,
+    /// What the address is.
+    Form = 14,
 }
 
 /// How many columns there are.
-pub(super) const COLUMNS: usize = 13;
+pub(super) const COLUMNS: usize = 15;
 /// Number of the piece that holds requests by slot and verdict; codes of column n are piece
 /// `CODES + n`, dictionaries piece n.
-pub(super) const SERIES: u8 = 13;
+pub(super) const SERIES: u8 = 15;
 /// See [`SERIES`].
 pub(super) const CODES: u8 = 16;
 

@@ -1,0 +1,2 @@
+-- Segments hold what an address is, and pseudonyms, from here on: they are built again.
+DELETE FROM segments;

@@ -1,0 +1,59 @@
+// How long a person waits for each view, in a real browser, on the records of a data directory:
+//   node browser/timings.mjs DIRECTORY [DAYS]
+// Run by `make seed-demo`. A view is there when nothing on its page waits for an answer any more.
+import { resolve } from "node:path";
+import { browse, login, serving, world } from "./lib.mjs";
+
+const [directory, days = "7"] = process.argv.slice(2);
+if (!directory) throw new Error("expected a data directory: node browser/timings.mjs DIRECTORY [DAYS]");
+const RUNS = 5;
+const data = resolve(directory);
+const views = [
+  ["overview, 1 h", "/"],
+  ["overview, 24 h, compared", "/?since=24h&compare=true"],
+  ["overview, everything", `/?since=${days}d`],
+  ["overview, everything, one country", `/?since=${days}d&country=FR`],
+  ["overview, everything, one path", `/?since=${days}d&path=/login`],
+  ["suspects", "/suspects"],
+  ["decisions", "/decisions"],
+  ["records, everything", `/records?since=${days}d`],
+  ["address", `/address?target=45.155.0.3&since=${days}d`],
+  ["network /16", `/address?target=45.155.0.0/16&since=${days}d`],
+  ["limits, everything", `/limits?since=${days}d`],
+  ["fleet", "/fleet"],
+  ["settings", "/settings"],
+];
+const middle = (times) => times.sort((a, b) => a - b)[times.length >> 1];
+const ms = (time) => `${Math.round(time)} ms`.padStart(9);
+
+await serving("release", data, async () => {
+  await browse(async (page) => {
+    await login(page);
+    console.log(`${"view".padEnd(40)}    paint     there     worst`);
+    for (const [name, path] of views) {
+      const paints = [];
+      const there = [];
+      for (let run = 0; run < RUNS; run += 1) {
+        await page.goto("about:blank");
+        await page.goto(`${world.api}${path}`, { waitUntil: "commit" });
+        // Asked in the page itself, at each frame: what playwright needs is not counted.
+        const took = await page.evaluate(
+          () =>
+            new Promise((done) => {
+              const look = () => {
+                const main = document.querySelector("main#main");
+                const waits = !main || main.innerText.includes("Loading…") || main.querySelector('[aria-busy="true"]');
+                const paint = performance.getEntriesByName("first-contentful-paint")[0];
+                if (waits || !paint || !main.querySelector(".panel")) requestAnimationFrame(look);
+                else done({ there: performance.now(), paint: paint.startTime });
+              };
+              look();
+            }),
+        );
+        paints.push(took.paint);
+        there.push(took.there);
+      }
+      console.log(`${name.padEnd(40)}${ms(middle(paints))} ${ms(middle(there))} ${ms(Math.max(...there))}`);
+    }
+  });
+});
