@@ -242,9 +242,9 @@ impl ClickHouseLog {
         }
     }
 
-    /// Rows of addresses and of everybody: those that are kept, and those of records that nobody
-    /// has rolled up yet.
-    async fn rows(&self, kind: u8, condition: &str) -> Result<String> {
+    /// Rows of a kind and of some hours: those that are kept, and those of records that nobody
+    /// has rolled up yet. Of the former only those that meet `also`.
+    async fn rows(&self, kind: u8, hours: &str, also: &str) -> Result<String> {
         self.rolled_up().await?;
         let behind: Vec<String> = self
             .progress()
@@ -253,19 +253,17 @@ impl ClickHouseLog {
             .filter(|(_, (done, last))| last > done)
             .map(|(writer, (done, _))| format!("(id > {done} AND {WRITER_OF_ID} = {writer})"))
             .collect();
-        let kept = format!("SELECT * FROM hours WHERE kind = {kind} AND {condition}");
+        let kept = format!("SELECT * FROM hours WHERE kind = {kind} AND {hours} AND {also}");
         if behind.is_empty() {
             return Ok(format!("({kept})"));
         }
-        let made = self.made_of(&format!("({})", behind.join(" OR ")), 0, 0, 0, &[kind]);
-        let made =
-            format!("SELECT * FROM ({made}) WHERE {}", condition.replace("ip =", "target ="));
-        Ok(format!("({kept} UNION ALL {made})"))
+        let records = format!("({}) AND {hours}", behind.join(" OR "));
+        Ok(format!("({kept} UNION ALL {})", self.made_of(&records, 0, 0, 0, &[kind])))
     }
 
     pub(super) async fn rollups_of(&self, hour: i64, least: u64) -> Result<HourRollups> {
-        let rows = self.rows(OF_ADDRESS, &format!("hour = {hour}")).await?;
-        let all = self.rows(OF_ALL, &format!("hour = {hour}")).await?;
+        let rows = self.rows(OF_ADDRESS, &format!("hour = {hour}"), "1").await?;
+        let all = self.rows(OF_ALL, &format!("hour = {hour}"), "1").await?;
         let answer = self
             .http
             .ask(&format!(
@@ -338,16 +336,14 @@ impl ClickHouseLog {
         }
         let list = hours.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let of_hours = format!("hour IN ({list})");
-        let all = self.rows(OF_ALL, &of_hours).await?;
-        let rows = self.rows(OF_ADDRESS, &of_hours).await?;
-        let answer = self
-            .http
-            .ask(&format!(
-                "SELECT hour, sum(requests), toUInt8(hour IN (SELECT hour FROM {rows})) \
-                 FROM {all} GROUP BY hour"
-            ))
-            .await?;
-        let known = read(&answer, |row| Ok((row.i32()?, row.u64()?, row.u8()? != 0)))?;
+        let all = self.rows(OF_ALL, &of_hours, "1").await?;
+        let rows = self.rows(OF_ADDRESS, &of_hours, "1").await?;
+        let answer =
+            self.http.ask(&format!("SELECT hour, sum(requests) FROM {all} GROUP BY hour")).await?;
+        let sums: HashMap<i32, u64> =
+            read(&answer, |row| Ok((row.i32()?, row.u64()?)))?.into_iter().collect();
+        let answer = self.http.ask(&format!("SELECT hour FROM {rows} GROUP BY hour")).await?;
+        let known = read(&answer, |row| row.i32())?;
         let names: Vec<&Kept> = targets.iter().flatten().collect();
         let mut counts: HashMap<(i32, u8, u32, Vec<u8>), u64> = HashMap::new();
         // A statement has its bounds.
@@ -369,9 +365,7 @@ impl ClickHouseLog {
         for &hour in hours {
             let at = i32::try_from(hour).unwrap_or(i32::MAX);
             // Without addresses they are forgotten.
-            let Some((_, requests, true)) = known.iter().find(|found| found.0 == at) else {
-                continue;
-            };
+            let Some(requests) = sums.get(&at).filter(|_| known.contains(&at)) else { continue };
             let of_name = |Kept { ip, veil }: &Kept| {
                 let key = (at, veil.form as u8, veil.key_number(), target_bytes(*ip).to_vec());
                 counts.get(&key).copied().unwrap_or_default()
@@ -383,11 +377,13 @@ impl ClickHouseLog {
     }
 
     pub(super) async fn hours_of(&self, names: &[Kept], most: usize) -> Result<Vec<SubjectHour>> {
-        let rows = self.rows(OF_ADDRESS, &of_names(names)).await?;
+        let of = of_names(names);
+        let rows = self.rows(OF_ADDRESS, "1", &of).await?;
         let answer = self
             .http
             .ask(&format!(
-                "SELECT hour, {SUMS} FROM {rows} GROUP BY hour, form, key ORDER BY hour LIMIT {most}"
+                "SELECT hour, {SUMS} FROM {rows} WHERE {of} GROUP BY hour, form, key ORDER BY hour \
+                 LIMIT {most}"
             ))
             .await?;
         read(&answer, |row| {
@@ -406,7 +402,8 @@ impl ClickHouseLog {
     }
 
     pub(super) async fn countries(&self, first: i64, last: i64) -> Result<Vec<CountryHour>> {
-        let rows = self.rows(OF_COUNTRY, &format!("hour >= {first} AND hour <= {last}")).await?;
+        let rows =
+            self.rows(OF_COUNTRY, &format!("hour >= {first} AND hour <= {last}"), "1").await?;
         let answer = self
             .http
             .ask(&format!(
