@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-pass bench-bodies ui screenshots seed-demo test-matrix tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-pass bench-bodies bench-log bench-log-outage ui screenshots seed-demo test-matrix tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -106,6 +106,13 @@ bench-spray: binary module ## measure two million networks against one attacker 
 
 bench-pass: ## measure the detectors, ingest with and without them, and the pass over ten million records
 	cargo run --release -p ipwarden-control-plane --example detect_figures
+
+bench-log: ## fill SQLite with ten million records and ask what the dashboard and the pass ask (log_figures -- clickhouse://… does the same there)
+	@mkdir -p target/figures && rm -f target/figures/log.db*
+	cargo run --release -p ipwarden-control-plane --example log_figures -- sqlite:target/figures/log.db 10_000_000 10
+
+bench-log-outage: ## 2 000 records a second, 60 s without ClickHouse
+	cargo test --release -p ipwarden-control-plane --test cli -- --ignored --nocapture sixty_seconds
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

@@ -357,6 +357,13 @@ impl Commit {
                 self.metrics.batch("noted");
                 Accepted { stored: 0, duplicate: false }
             }
+            // Who watches sees records that have numbers.
+            Appended::Spooled => {
+                let stored = batch.batch.records.len() as u64;
+                self.metrics.batch("spooled");
+                self.metrics.records.inc_by(stored);
+                Accepted { stored, duplicate: false }
+            }
         }
     }
 }

@@ -171,8 +171,18 @@ pub struct Readings {
     pub braked: Gauge<u64, AtomicU64>,
     /// Size of the state store's files.
     pub state_bytes: Gauge<u64, AtomicU64>,
-    /// Size of the log store's files.
+    /// Size of the log store's files or tables.
     pub log_bytes: Gauge<u64, AtomicU64>,
+    /// Whether the log store can be reached.
+    pub log_up: Gauge<u64, AtomicU64>,
+    /// Batches that wait in the spool.
+    pub spool_batches: Gauge<u64, AtomicU64>,
+    /// Bytes of the spool's files.
+    pub spool_bytes: Gauge<u64, AtomicU64>,
+    /// Batches out of the spool that the store refused for good.
+    pub spool_refused: Gauge<u64, AtomicU64>,
+    /// Parts of the log's tables that a change has still to write.
+    pub log_parts_to_change: Gauge<u64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -352,6 +362,32 @@ impl Metrics {
             now.state_bytes.clone(),
         );
         r.register_with_unit("log_store", "Log store files", Unit::Bytes, now.log_bytes.clone());
+        r.register(
+            "log_store_up",
+            "1 while the log store can be reached; 0: batches wait in the spool",
+            now.log_up.clone(),
+        );
+        r.register(
+            "log_spool_batches",
+            "Batches that wait for the log store on the disk",
+            now.spool_batches.clone(),
+        );
+        r.register_with_unit(
+            "log_spool",
+            "Files of batches that wait for the log store",
+            Unit::Bytes,
+            now.spool_bytes.clone(),
+        );
+        r.register(
+            "log_spool_refused",
+            "Batches out of the spool that the log store refused for good, since the start",
+            now.spool_refused.clone(),
+        );
+        r.register(
+            "log_parts_to_change",
+            "Parts of the log's tables that hiding or erasing has still to write",
+            now.log_parts_to_change.clone(),
+        );
         metrics.begin_at_zero();
         metrics
     }

@@ -39,6 +39,9 @@ use crate::privacy::keys::{Keys, KeysError};
 use crate::privacy::retention::{self, Retention};
 use crate::privacy::subjects::{self, Subjects};
 use crate::session::{Peer, Sessions};
+use crate::store::aging::AgingLog;
+use crate::store::clickhouse::ClickHouseLog;
+use crate::store::spool::SpoolingLog;
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
 use crate::suspects::judge::Suspects;
@@ -60,6 +63,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const TIDY_LOOK: Duration = Duration::from_secs(1);
 /// How often the files with geolocation data are looked at.
 const GEO_LOOK: Duration = Duration::from_secs(5);
+/// Directory of batches that wait for a log that is away, in the data directory.
+const SPOOL: &str = "spool";
 /// Pause when the system gives no more connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Files that are open beside the connections.
@@ -171,10 +176,9 @@ impl Service {
         let lock = prepare(&directory)?;
         config.limits.connections = raise_file_limit(config.limits.connections);
         config.limits.polls = leave_room(config.limits.polls, config.limits.connections);
-        let (sqlite_state, sqlite_log) =
-            open_stores(&directory, &config.detect.pass.sensitive_paths).await?;
+        let sqlite_state = open_state(&directory).await?;
+        let (log, aging_log) = open_log(&config).await?;
         let state: Arc<dyn StateStore> = Arc::clone(&sqlite_state) as _;
-        let log: Arc<dyn LogStore> = Arc::clone(&sqlite_log) as _;
         let now = clock.now();
         let keys = open_keys(&directory, config.privacy.old_keys_for, now).await?;
         let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
@@ -205,7 +209,7 @@ impl Service {
             config.detect.clone(),
         );
         let retention = Retention::new(retention::Parts {
-            log: Arc::clone(&sqlite_log) as _,
+            log: Arc::clone(&aging_log),
             aging: Arc::clone(&sqlite_state) as _,
             state: Arc::clone(&state),
             keys: keys.clone(),
@@ -234,7 +238,7 @@ impl Service {
         );
         let subjects = Subjects::new(subjects::Parts {
             log: Arc::clone(&log),
-            aging_log: sqlite_log,
+            aging_log,
             state: Arc::clone(&state),
             aging: sqlite_state,
             hub: hub.clone(),
@@ -395,20 +399,45 @@ fn prepare(directory: &Path) -> Result<File, ServeError> {
     }
 }
 
-async fn open_stores(
-    directory: &Path,
-    sensitive: &[String],
-) -> Result<(Arc<SqliteState>, Arc<SqliteLog>), StoreError> {
-    let (state, log) = (directory.join(STATE_FILE), directory.join(LOG_FILE));
-    let sensitive = sensitive.to_vec();
-    // Opening migrates and recovers, which blocks.
-    let opened = tokio::task::spawn_blocking(move || {
-        Ok::<_, StoreError>((SqliteState::open(&state)?, SqliteLog::open_with(&log, sensitive)?))
-    });
-    let (state, log) = opened
-        .await
-        .map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))??;
-    Ok((Arc::new(state), Arc::new(log)))
+async fn open_state(directory: &Path) -> Result<Arc<SqliteState>, StoreError> {
+    let path = directory.join(STATE_FILE);
+    blocking(move || SqliteState::open(&path)).await.map(Arc::new)
+}
+
+async fn open_log(config: &Config) -> Result<(Arc<dyn LogStore>, Arc<dyn AgingLog>), StoreError> {
+    let sensitive = config.detect.pass.sensitive_paths.clone();
+    let Some(url) = config.log.clone() else {
+        let path = config.data_dir.join(LOG_FILE);
+        let log = Arc::new(blocking(move || SqliteLog::open_with(&path, sensitive)).await?);
+        return Ok((Arc::clone(&log) as _, log));
+    };
+    let url = match &config.log_password_file {
+        None => url,
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                StoreError::Unusable(format!("log_password_file {}: {error}", file.display()))
+            })?;
+            url.with_password(text.trim_end_matches(['\r', '\n']))
+        }
+    };
+    let log = ClickHouseLog::new(url, sensitive)?;
+    match log.prepare().await {
+        Ok(()) => {}
+        // It may come later: until then batches wait in the spool.
+        Err(error @ StoreError::Unavailable(_)) => tracing::warn!("the log: {error}"),
+        Err(error) => return Err(error),
+    }
+    let spool = config.data_dir.join(SPOOL);
+    let log = Arc::new(SpoolingLog::open(log, &spool, config.log_spool).await?);
+    Ok((Arc::clone(&log) as _, log))
+}
+
+/// Opening migrates and recovers, which blocks.
+async fn blocking<T: Send + 'static>(
+    open: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?
 }
 
 async fn open_keys(

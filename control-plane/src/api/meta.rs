@@ -3,13 +3,14 @@
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
-use super::status::{LOG_FILE, STATE_FILE, live_decisions, open_suspects, store_bytes};
+use super::status::{STATE_FILE, live_decisions, log_bytes, open_suspects, store_bytes};
 use super::{AppState, Problem, ProblemBody};
+use crate::app::App;
 use crate::fleet::{self, IMPORT_PREFIX};
-use crate::metrics;
 use crate::notify::Backlog;
+use crate::{metrics, store};
 
 /// The process runs and answers.
 #[utoipa::path(
@@ -35,8 +36,14 @@ pub(crate) async fn readyz(State(app): AppState) -> Result<&'static str, Problem
     app.state.revision().await.map_err(|error| not_ready("state", error))?;
     // An address that no client has: the answer is found in the index alone.
     let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
-    app.log.holds(nobody).await.map_err(|error| not_ready("log", error))?;
-    Ok("ready\n")
+    match app.log.holds(nobody).await {
+        Ok(_) => Ok("ready\n"),
+        // Batches are taken all the same: they wait in the spool.
+        Err(_) if app.log.spooled().is_some() => {
+            Ok("ready, records wait: the log store can't be reached\n")
+        }
+        Err(error) => Err(not_ready("log", error)),
+    }
 }
 
 /// Counters and gauges for Prometheus.
@@ -48,15 +55,20 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     let read = &app.metrics.now;
     let now = app.clock.now();
     let revision = app.hub.revision();
-    let connected = SignedDuration::try_from(fleet::CONNECTED_FOR).unwrap_or(SignedDuration::MAX);
-    let proxies = app.fleet.view(app.log.streams().await?, revision, now);
-    // What was imported is no proxy that could fall silent.
-    let present = proxies.iter().filter(|proxy| {
-        !proxy.name.starts_with(IMPORT_PREFIX) && now.duration_since(proxy.last_seen) < connected
-    });
-    read.proxies.set(present.count() as u64);
-    read.records_lost
-        .set(proxies.iter().fold(0, |sum, proxy| sum.saturating_add(proxy.requests_lost)));
+    let logged = read_log(&app, now).await;
+    read.log_up.set(u64::from(logged.is_ok()));
+    let spooled = app.log.spooled();
+    match logged {
+        Ok(()) => {}
+        // The last readings stay, and `log_store_up` says what they are worth.
+        Err(_) if spooled.is_some() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let spooled = spooled.unwrap_or_default();
+    read.spool_batches.set(spooled.batches);
+    read.spool_bytes.set(spooled.bytes);
+    read.spool_refused.set(spooled.refused);
+    read.log_parts_to_change.set(app.log.parts_to_change());
     read.revision.set(revision.number);
     read.decisions.set(live_decisions(&app).await?);
     read.suspects_open.set(open_suspects(&app).await?);
@@ -69,8 +81,23 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     read.live_subscribers.set(app.live.subscribers() as u64);
     app.metrics.read_geo(&app.geo.databases(now));
     read.state_bytes.set(store_bytes(&app.config.data_dir, STATE_FILE));
-    read.log_bytes.set(store_bytes(&app.config.data_dir, LOG_FILE));
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()))
+}
+
+/// Reads the gauges that the log store knows.
+async fn read_log(app: &App, now: Timestamp) -> store::Result<()> {
+    let read = &app.metrics.now;
+    let connected = SignedDuration::try_from(fleet::CONNECTED_FOR).unwrap_or(SignedDuration::MAX);
+    let proxies = app.fleet.view(app.log.streams().await?, app.hub.revision(), now);
+    // What was imported is no proxy that could fall silent.
+    let present = proxies.iter().filter(|proxy| {
+        !proxy.name.starts_with(IMPORT_PREFIX) && now.duration_since(proxy.last_seen) < connected
+    });
+    read.proxies.set(present.count() as u64);
+    read.records_lost
+        .set(proxies.iter().fold(0, |sum, proxy| sum.saturating_add(proxy.requests_lost)));
+    read.log_bytes.set(log_bytes(app).await?);
+    Ok(())
 }
 
 /// This document.

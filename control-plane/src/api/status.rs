@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{AppState, Params, Problem};
 use crate::app::App;
 use crate::geo::Databases;
-use crate::store::{self, DecisionFilter};
+use crate::store::{self, DecisionFilter, StoreError};
 use crate::suspects::{Status as SuspectStatus, SuspectFilter};
 
 /// Name of the state store's file in the data directory.
@@ -40,7 +40,16 @@ pub struct Status {
     pub data_dir: String,
     /// Size of the state store's files.
     pub state_bytes: u64,
-    /// Size of the log store's files.
+    /// Where records are: `sqlite`, or the URL of a server without secrets.
+    pub log_store: String,
+    /// Why the log store can't be asked at the moment: batches wait in the spool, and what is
+    /// said of records here is 0.
+    pub log_problem: Option<String>,
+    /// Batches that wait in the spool.
+    pub spool_batches: u64,
+    /// Bytes of the spool's files.
+    pub spool_bytes: u64,
+    /// Size of the log store's files or tables.
     pub log_bytes: u64,
     /// Free on the data directory's disk; absent when the system doesn't say.
     pub disk_free_bytes: Option<u64>,
@@ -81,7 +90,18 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
     let revision = app.hub.revision();
     let directory = &app.config.data_dir;
     // Weights, kept by stream: counting the records themselves would read all of them.
-    let stored = app.log.streams().await?.iter().fold(0u64, |sum, s| sum.saturating_add(s.stored));
+    let stored = async {
+        let streams = app.log.streams().await?;
+        let stored = streams.iter().fold(0u64, |sum, s| sum.saturating_add(s.stored));
+        Ok::<_, StoreError>((stored, log_bytes(&app).await?))
+    };
+    let spooled = app.log.spooled();
+    let ((stored, log_bytes), log_problem) = match stored.await {
+        Ok(read) => (read, None),
+        Err(StoreError::Unavailable(why)) if spooled.is_some() => ((0, 0), Some(why)),
+        Err(error) => return Err(error.into()),
+    };
+    let spooled = spooled.unwrap_or_default();
     let retention = app.retention.status().last;
     let disk = rustix::fs::statvfs(directory).ok();
     let bytes = |blocks: u64, size: u64| blocks.saturating_mul(size);
@@ -97,7 +117,11 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
             .display()
             .to_string(),
         state_bytes: store_bytes(directory, STATE_FILE),
-        log_bytes: store_bytes(directory, LOG_FILE),
+        log_store: app.log.location(),
+        log_problem,
+        spool_batches: spooled.batches,
+        spool_bytes: spooled.bytes,
+        log_bytes,
         disk_free_bytes: disk.as_ref().map(|disk| bytes(disk.f_bavail, disk.f_frsize)),
         disk_total_bytes: disk.as_ref().map(|disk| bytes(disk.f_blocks, disk.f_frsize)),
         records_stored: stored,
@@ -127,6 +151,12 @@ pub(crate) async fn open_suspects(app: &App) -> store::Result<u64> {
         SuspectFilter { status: Some(SuspectStatus::Open), limit: 1, ..SuspectFilter::default() };
     let (_, total) = app.state.suspects(filter).await?;
     Ok(total)
+}
+
+/// Size of the log store.
+pub(crate) async fn log_bytes(app: &App) -> store::Result<u64> {
+    let told = app.log.bytes().await?;
+    Ok(told.unwrap_or_else(|| store_bytes(&app.config.data_dir, LOG_FILE)))
 }
 
 /// Size of a store's file and of what SQLite keeps beside it.

@@ -24,6 +24,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
 
+    /// Where records are kept: sqlite, or the URL of a ClickHouse server such as
+    /// clickhouse://user@host:8123/database. A password belongs into a file (log_password_file):
+    /// others see command lines [default: sqlite, in the data directory]
+    #[arg(long, value_name = "URL")]
+    pub log: Option<String>,
+
     /// Envoy's admin interface, for `ipwarden doctor`
     #[arg(long, value_name = "URL")]
     pub envoy_admin: Option<String>,
@@ -50,6 +56,7 @@ pub fn configure(args: &ServeArgs, place: &Place) -> Result<Config> {
     let flags = Flags {
         listen: args.listen.clone(),
         data_dir: place.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
+        log: args.log.clone(),
         envoy_admin: args.envoy_admin.clone(),
         store_query: args.store_query,
         log_level: args.log_level.clone(),

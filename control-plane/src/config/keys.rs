@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{AfterRaw, Config, ConfigError, Keep, LogFormat, LogLevel};
 use crate::detect::policy::Response;
 use crate::geo::files::MAX_FILES;
+use crate::store::clickhouse::{self, ClickHouseUrl};
 
 /// A value as a source gives it.
 pub(super) enum Raw<'a> {
@@ -87,6 +88,9 @@ impl Key {
     }
 }
 
+/// Where the log is.
+const LOG: &str = "log";
+
 const MIB: usize = 1024 * 1024;
 
 fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
@@ -145,6 +149,24 @@ pub(super) const KEYS: &[Key] = &[
         path: "data_dir",
         expected: "a path such as /var/lib/ipwarden",
         set: |config, raw| put(&mut config.data_dir, raw.text().and_then(path)),
+    },
+    Key {
+        path: LOG,
+        expected: clickhouse::EXPECTED,
+        set: |config, raw| match raw.text()? {
+            "sqlite" => put(&mut config.log, Some(None)),
+            url => put(&mut config.log, ClickHouseUrl::parse(url).map(Some)),
+        },
+    },
+    Key {
+        path: "log_password_file",
+        expected: "the path of a file with the password of the server of `log`",
+        set: |config, raw| put(&mut config.log_password_file, raw.text().and_then(path).map(Some)),
+    },
+    Key {
+        path: "log_spool",
+        expected: "a size from 64MiB to 1024TiB such as 1GiB, or a number of bytes",
+        set: |config, raw| put(&mut config.log_spool, size(raw)),
     },
     Key {
         path: "proxy_token_file",
@@ -453,6 +475,8 @@ pub(super) fn apply(
     let message = match KEYS.iter().find(|key| key.path == path) {
         Some(key) => match (key.set)(config, raw) {
             Some(()) => return,
+            // A URL may hold a password: it is not repeated.
+            None if key.path == LOG => format!("expected {}", key.expected),
             None => format!("expected {}, found {raw}", key.expected),
         },
         None => unknown(path),

@@ -19,6 +19,7 @@ use toml::de::{DeTable, DeValue};
 use crate::detect::pass;
 use crate::detect::policy::Policy;
 use crate::notify::Hook;
+use crate::store::clickhouse::ClickHouseUrl;
 
 pub(crate) use self::keys::nearest;
 use self::keys::{KEYS, Raw, apply, meant, variable};
@@ -47,6 +48,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where state, records and the first tokens are kept.
     pub data_dir: PathBuf,
+    /// The ClickHouse server with the log; a file in the data directory when absent.
+    pub log: Option<ClickHouseUrl>,
+    /// A file with the password of that server.
+    pub log_password_file: Option<PathBuf>,
+    /// Most bytes of batches that wait in the data directory while that server is away.
+    pub log_spool: u64,
     /// A file with the proxies' token that the operator chose, instead of the one that the
     /// first start draws; written where it does not exist.
     pub proxy_token_file: Option<PathBuf>,
@@ -104,6 +111,9 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             data_dir: PathBuf::from(".ipwarden"),
+            log: None,
+            log_password_file: None,
+            log_spool: 1 << 30,
             proxy_token_file: None,
             envoy_admin: None,
             store_query: false,
@@ -232,6 +242,8 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--data-dir`.
     pub data_dir: Option<String>,
+    /// `--log`.
+    pub log: Option<String>,
     /// `--envoy-admin`.
     pub envoy_admin: Option<String>,
     /// `--store-query`.
@@ -271,6 +283,11 @@ impl Config {
             warnings.push(format!(
                 "listening on {} without TLS: tokens and addresses can be read on the way; put a TLS proxy in front or listen on 127.0.0.1",
                 self.listen
+            ));
+        }
+        if let Some(url) = self.log.as_ref().filter(|url| url.is_exposed()) {
+            warnings.push(format!(
+                "log {url} is reached without TLS: its password and addresses can be read on the way; add ?secure=true"
             ));
         }
         warnings.extend(self.privacy.warnings());
@@ -417,10 +434,11 @@ fn apply_environment(
 }
 
 fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>) {
-    let Flags { listen, data_dir, envoy_admin, store_query, log_level, log_format } = flags;
+    let Flags { listen, data_dir, log, envoy_admin, store_query, log_level, log_format } = flags;
     let texts = [
         ("listen", listen),
         ("data_dir", data_dir),
+        ("log", log),
         ("envoy_admin", envoy_admin),
         ("log_level", log_level),
         ("log_format", log_format),
@@ -457,6 +475,9 @@ mod tests {
             r#"
             listen = "[::1]:9000"
             data_dir = "/srv/ipwarden"
+            log = "clickhouse://warden:secret@db.example/logs"
+            log_password_file = "/run/secrets/log"
+            log_spool = "2GiB"
             proxy_token_file = "/run/secrets/proxy.token"
             envoy_admin = "http://127.0.0.1:9901/"
             store_query = true
@@ -515,6 +536,9 @@ mod tests {
             Config {
                 listen: "[::1]:9000".parse().unwrap(),
                 data_dir: "/srv/ipwarden".into(),
+                log: ClickHouseUrl::parse("clickhouse://warden:secret@db.example/logs"),
+                log_password_file: Some("/run/secrets/log".into()),
+                log_spool: 2 << 30,
                 proxy_token_file: Some("/run/secrets/proxy.token".into()),
                 envoy_admin: Some("http://127.0.0.1:9901".into()),
                 store_query: true,

@@ -6,6 +6,8 @@
 //! | module | owns |
 //! |---|---|
 //! | [`sqlite`] | both stores in SQLite files |
+//! | [`clickhouse`] | the log on a ClickHouse server |
+//! | [`spool`] | a log that waits in files while its server is away |
 //! | [`aging`] | what is asked when things grow old |
 //! | [`rollup`] | what an address did in an hour |
 //! | [`stats`] | what dashboards ask, and what they are told |
@@ -16,8 +18,11 @@
 //! comes in as an argument; a store has no clock.
 
 pub mod aging;
+pub mod clickhouse;
 pub mod flags;
+mod request_id;
 pub mod rollup;
+pub mod spool;
 pub mod sqlite;
 pub mod stats;
 pub mod text;
@@ -386,6 +391,19 @@ pub enum Appended {
     Duplicate,
     /// It carried no records; only its totals were noted.
     Noted,
+    /// It is on a disk and will be stored, with numbers that are not known yet.
+    Spooled,
+}
+
+/// What waits in files because the store could not be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spooled {
+    /// Batches.
+    pub batches: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Batches that the store refused for good, since the start.
+    pub refused: u64,
 }
 
 /// Which records to find: all conditions must hold.
@@ -552,4 +570,30 @@ pub trait LogStore: Send + Sync {
 
     /// Addresses are compared folded; this says whether any record holds `ip`.
     async fn holds(&self, ip: IpAddr) -> Result<bool>;
+
+    /// Whether other control planes have the same log: then one of them does for all what is
+    /// done once an hour.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Where it is, without secrets.
+    fn location(&self) -> String {
+        "sqlite".to_owned()
+    }
+
+    /// How much room it takes; `None` where its files say so.
+    async fn bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// What waits for the store in files; `None` for one that is always there.
+    fn spooled(&self) -> Option<Spooled> {
+        None
+    }
+
+    /// Parts of tables that a change under way has still to write anew.
+    fn parts_to_change(&self) -> u64 {
+        0
+    }
 }

@@ -11,21 +11,28 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ipwarden::bytes::{Malformed, Reader, put_varint};
 
+use super::IdentitySeen;
 use crate::detect::target_of;
 
 /// Pieces of five minutes.
 pub const PIECES: usize = 12;
 /// Longest sensitive path kept, in bytes.
-const SENSITIVE_BYTES: usize = 64;
+pub(super) const SENSITIVE_BYTES: usize = 64;
 /// Paths with these endings are files that pages pull in.
-const STATIC: [&[u8]; 16] = [
+pub(super) const STATIC: [&[u8]; 16] = [
     b".css", b".js", b".mjs", b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".avif",
     b".ico", b".woff", b".woff2", b".ttf", b".map", b".mp4",
 ];
-const METHODS: [&[u8]; 9] =
+pub(super) const METHODS: [&[u8]; 9] =
     [b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"];
-const HOUR_US: i64 = 3_600_000_000;
+/// Places of an identity in an hour; the first ones and the latest stay.
+const IDENTITY_PLACES: usize = 16;
+pub(super) const HOUR_US: i64 = 3_600_000_000;
 const FIRST_FORMAT: u64 = 1;
+/// Hashes of paths and of user agents that are told apart.
+pub(super) const PATH_BITS: u64 = Bits::<8>::ALL;
+/// See [`PATH_BITS`].
+pub(super) const AGENT_BITS: u64 = Bits::<4>::ALL;
 
 /// One request as far as rollups go.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +98,19 @@ pub fn is_sensitive(prefixes: &[String], path: &[u8]) -> bool {
             && path.iter().zip(prefix).all(|(a, b)| a.eq_ignore_ascii_case(b))
             && path.get(prefix.len()).is_none_or(|&next| matches!(next, b'/' | b'?' | b'.' | b';'))
     })
+}
+
+/// One after the other by address: a stay is from the first request to the last.
+pub(super) fn put_place(places: &mut Vec<IdentitySeen>, next: IdentitySeen) {
+    if let Some(place) = places.iter_mut().rev().find(|place| place.ip == next.ip) {
+        place.first_us = place.first_us.min(next.first_us);
+        place.last_us = place.last_us.max(next.last_us);
+        return;
+    }
+    if places.len() >= IDENTITY_PLACES {
+        places.remove(IDENTITY_PLACES / 2);
+    }
+    places.push(next);
 }
 
 /// The key of an address: 4 bytes, or the first 8 of IPv6.
@@ -214,6 +234,14 @@ impl Rollup {
     #[must_use]
     pub fn methods(&self) -> u32 {
         self.methods.count_ones()
+    }
+
+    /// Takes over what was distinct where something else counted: methods as bits in the order
+    /// of [`METHODS`], the last for others; hashes of paths and user agents.
+    pub(super) fn set_distinct(&mut self, methods: u64, paths: &[u16], agents: &[u16]) {
+        self.methods = methods;
+        paths.iter().for_each(|path| self.paths.set((*path).into()));
+        agents.iter().for_each(|agent| self.agents.set((*agent).into()));
     }
 
     /// As bytes.

@@ -89,6 +89,14 @@ fn stored_record(
     }
 }
 
+/// The first microsecond that is not before a time: both ends of a span are met by it,
+/// since records are kept to the microsecond.
+pub(super) fn next_us(time: Timestamp) -> i64 {
+    let us = time.as_microsecond();
+    // Whole microseconds are cut towards zero.
+    if time.as_nanosecond() > i128::from(us) * 1_000 { us + 1 } else { us }
+}
+
 /// A count as databases hold it: signed, so that one over 2^63 is cut to that.
 pub(super) fn clamped(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -177,6 +185,15 @@ mod tests {
         let before_1970 = Timestamp::from_microsecond(-1_500_001).unwrap();
         assert_eq!(time_of_us(before_1970.as_microsecond()), Some(before_1970));
         assert_eq!(time_of_us(i64::MAX), None);
+    }
+
+    #[test]
+    fn spans_begin_and_end_with_the_next_microsecond() {
+        let at = |nanosecond| Timestamp::from_nanosecond(nanosecond).unwrap();
+        assert_eq!(next_us(at(1_000)), 1);
+        assert_eq!(next_us(at(1_001)), 2);
+        assert_eq!(next_us(at(-1_001)), -1);
+        assert_eq!(next_us(at(-1_000)), -1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod alone;
 mod bench;
+mod clickhouse;
 mod decisions;
 mod doctor;
 mod geo;

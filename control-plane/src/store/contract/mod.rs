@@ -14,11 +14,20 @@ pub(crate) trait Fixture: Sized + Send + Sync {
     /// The store.
     type Store: Send + Sync;
 
+    /// Whether texts are kept once, apart from the records that use them: then they are deleted
+    /// apart from them, and counted. Elsewhere they go with their records.
+    const KEEPS_TEXTS_APART: bool = true;
+
     /// A place with nothing in it.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// Opens the store there; the one opened before was dropped.
     fn open(&self) -> impl Future<Output = Self::Store> + Send;
+}
+
+/// Of a store that needs no server.
+pub(crate) const fn always() -> bool {
+    true
 }
 
 /// Checks a law on many values. To be called on a runtime of several threads.

@@ -57,6 +57,31 @@ fn containers_run_as_nobody_on_a_read_only_file_system() {
     }
 }
 
+/// The files with records on ClickHouse.
+#[test]
+fn docker_compose_understands_the_files_with_clickhouse() {
+    let files = ["envoy/docker-compose.yaml", "envoy/compose/clickhouse.yaml"];
+    let mut command = Command::new("docker-compose");
+    for file in files {
+        command.arg("-f").arg(root().join(file));
+    }
+    match command.arg("config").env("CLICKHOUSE_PASSWORD", "secret").output() {
+        Ok(done) => {
+            let text = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let url = "IPWARDEN_LOG: clickhouse://ipwarden:secret@clickhouse:8123/ipwarden";
+            assert_eq!(text.matches(url).count(), 1, "{text}");
+        }
+        Err(_) => println!("SKIPPED: docker-compose is not installed"),
+    }
+    let service = yaml::read(&root().join(files[1]))[0]["services"]["clickhouse"].clone();
+    assert_eq!(service["read_only"], true);
+    assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]));
+    assert!(service["user"].is_string() && service["user"] != "0:0");
+    let image = service["image"].as_str().expect("an image");
+    assert!(image.contains(':') && !image.ends_with(":latest"), "{image}");
+}
+
 /// The tests' Envoy, the image's and the one that `.ci/tools` installs are of one version.
 #[test]
 fn the_image_has_the_version_of_envoy_that_is_tested() {

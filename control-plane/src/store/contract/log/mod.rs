@@ -19,9 +19,20 @@ use crate::store::view::stored_records;
 use crate::store::{Appended, IncomingBatch, LogStore, RecordQuery};
 
 /// Makes each behaviour a test for a [`Fixture`] of a [`LogStore`].
+///
+/// The second argument says whether the fixture's server is there; where it is not, nothing is
+/// tested (and the fixture has said so).
+///
+/// What a store promises of changes to what is stored (hiding, deleting, erasing): when a call
+/// returns without an error, whoever asks sees them, and a call that fails half-way may be made
+/// again. How long parts of files as they were before stay on a disk is not promised here:
+/// [`AgingLog::settle`](crate::store::aging::AgingLog::settle) says when they are gone.
 macro_rules! log_contract {
     ($fixture:ty) => {
-        $crate::store::contract::log::log_contract!($fixture:
+        $crate::store::contract::log::log_contract!($fixture, $crate::store::contract::always);
+    };
+    ($fixture:ty, $is_there:path) => {
+        $crate::store::contract::log::log_contract!($fixture, $is_there;
             a_record_is_found_as_it_was_shipped,
             clients_bytes_are_shown_as_text,
             a_batch_is_stored_once_in_whatever_order_it_comes,
@@ -47,10 +58,13 @@ macro_rules! log_contract {
             an_address_is_erased_under_all_its_names,
         );
     };
-    ($fixture:ty: $($behaviour:ident,)*) => {
+    ($fixture:ty, $is_there:path; $($behaviour:ident,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $behaviour() {
+                if !$is_there() {
+                    return;
+                }
                 $crate::store::contract::log::$behaviour::<$fixture>().await;
             }
         )*

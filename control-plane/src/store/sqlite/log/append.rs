@@ -8,12 +8,12 @@ use rusqlite::{CachedStatement, Transaction, params};
 use super::prepared::{Prepared, Row};
 use super::rollups::{Countries, Identities, Pending, note_countries, note_identities};
 use super::strings::Strings;
-use super::{hour_of, request_id, streams};
+use super::{hour_of, streams};
 use crate::geo::Country;
-use crate::store::Appended;
 use crate::store::sqlite::database::Work;
 use crate::store::text::display_bytes;
 use crate::store::view::clamped;
+use crate::store::{Appended, request_id};
 
 /// What the writer keeps between calls; thrown away when a call fails.
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl Call<'_> {
         };
         let stored = match outcome {
             Appended::Stored { .. } => batch.rows.iter().map(|row| i64::from(row.weight)).sum(),
-            Appended::Duplicate | Appended::Noted => 0,
+            Appended::Duplicate | Appended::Noted | Appended::Spooled => 0,
         };
         streams::save(self.tx, batch, &stream, stored)?;
         Ok(outcome)

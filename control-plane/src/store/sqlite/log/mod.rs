@@ -7,7 +7,6 @@
 //! | [`aging`] | what becomes of it: hidden, deleted, room given back |
 //! | [`erase`] | everything of one address |
 //! | [`strings`] | interned texts |
-//! | [`request_id`] | request ids in few bytes |
 //! | [`numbers`], [`streams`] | which batches arrived, what their senders report |
 //! | [`rollups`] | what each address did in each hour |
 //! | [`columns`] | what dashboards count |
@@ -20,7 +19,6 @@ mod erase;
 mod numbers;
 mod plan;
 mod prepared;
-mod request_id;
 mod rollups;
 mod search;
 mod streams;

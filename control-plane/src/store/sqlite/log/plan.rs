@@ -10,7 +10,6 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use ipwarden::address::fold_net;
-use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Transaction, params};
 
@@ -18,6 +17,7 @@ use super::{hour_of, strings};
 use crate::store::RecordQuery;
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::Work;
+use crate::store::view::next_us;
 
 /// Records in a segment of the index over addresses, as a power of two (see the schema).
 const SEGMENT_BITS: u32 = 18;
@@ -167,14 +167,6 @@ fn of_network(conditions: &mut Conditions, net: IpNet) {
     }
 }
 
-/// The first microsecond that is not before a time: both ends of a span are met by it,
-/// since records are kept to the microsecond.
-fn next_us(time: Timestamp) -> i64 {
-    let us = time.as_microsecond();
-    // Whole microseconds are cut towards zero.
-    if time.as_nanosecond() > i128::from(us) * 1_000 { us + 1 } else { us }
-}
-
 /// Adds the condition on the path; `false` when no text begins so.
 fn path_begins(tx: &Transaction<'_>, conditions: &mut Conditions, prefix: &str) -> Work<bool> {
     // Texts are compared byte by byte: those with the prefix are one range.
@@ -215,15 +207,6 @@ pub(super) fn after_all_with(prefix: &str) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn spans_begin_and_end_with_the_next_microsecond() {
-        let at = |nanosecond| Timestamp::from_nanosecond(nanosecond).unwrap();
-        assert_eq!(next_us(at(1_000)), 1);
-        assert_eq!(next_us(at(1_001)), 2);
-        assert_eq!(next_us(at(-1_001)), -1);
-        assert_eq!(next_us(at(-1_000)), -1);
-    }
 
     proptest! {
         #[test]

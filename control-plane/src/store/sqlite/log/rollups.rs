@@ -19,7 +19,7 @@ use super::prepared::{Prepared, Row};
 use crate::geo::Country;
 use crate::privacy::{Kept, Veil};
 use crate::store::aging::{CountryHour, SubjectHour};
-use crate::store::rollup::{Rollup, Seen, is_sensitive, key_of, target_of_key};
+use crate::store::rollup::{Rollup, Seen, is_sensitive, key_of, put_place, target_of_key};
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::text::display_bytes;
 use crate::store::view::clamped;
@@ -34,8 +34,6 @@ const PENDING_RECORDS: i64 = 1_000_000;
 const KEPT_HOURS: i64 = 9 * 7 * 24;
 /// Hours of everybody together that are kept.
 const KEPT_SITE_HOURS: i64 = 400 * 24;
-/// Places of an identity in an hour; the first ones and the latest stay.
-const IDENTITY_PLACES: usize = 16;
 
 /// Hour, form and key of the address, its bytes and how many they are.
 type Key = (i64, Veil, [u8; 8], usize);
@@ -292,19 +290,6 @@ impl Identities {
         *requests = requests.saturating_add(row.weight.into());
         put_place(places, IdentitySeen { ip, first_us: row.time_us, last_us: row.time_us });
     }
-}
-
-/// One after the other by address: a stay is from the first request to the last.
-fn put_place(places: &mut Vec<IdentitySeen>, next: IdentitySeen) {
-    if let Some(place) = places.iter_mut().rev().find(|place| place.ip == next.ip) {
-        place.first_us = place.first_us.min(next.first_us);
-        place.last_us = place.last_us.max(next.last_us);
-        return;
-    }
-    if places.len() >= IDENTITY_PLACES {
-        places.remove(IDENTITY_PLACES / 2);
-    }
-    places.push(next);
 }
 
 /// All that the pass needs of an hour: addresses with at least `least` requests, or with one

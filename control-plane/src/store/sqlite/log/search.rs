@@ -10,12 +10,12 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params_from_iter};
 
 use super::plan::Plan;
 use super::strings::Texts;
-use super::{request_id, timestamp};
+use super::timestamp;
 use crate::model::StoredRecord;
 use crate::privacy::Veil;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::milliseconds;
-use crate::store::{RecordQuery, flags};
+use crate::store::{RecordQuery, flags, request_id};
 
 /// Records handed to the visitor of a scan at once.
 const PIECE_RECORDS: usize = 1_000;

@@ -45,7 +45,7 @@ mod small_segments {
         }
     }
 
-    log_contract!(Small: answers_count_what_matches,);
+    log_contract!(Small, crate::store::contract::always; answers_count_what_matches,);
 }
 
 #[tokio::test]

@@ -2,10 +2,29 @@
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 
-use crate::store::text::display_bytes;
+use super::text::display_bytes;
+
+/// Marks 16 bytes as a UUID where only strings are kept: no text that is shown begins with it.
+const UUID: u8 = 0;
 
 /// Lengths of the groups of a UUID, in bytes.
 const GROUPS: [usize; 5] = [4, 2, 2, 2, 6];
+
+/// What is kept where only strings are: [`UUID`] and 16 bytes, or a text; nothing for none.
+pub(super) fn to_bytes(bytes: &[u8]) -> Vec<u8> {
+    match parse(bytes) {
+        Some(uuid) => std::iter::once(UUID).chain(uuid).collect(),
+        None => display_bytes(bytes).into_owned().into_bytes(),
+    }
+}
+
+/// The id of what [`to_bytes`] made; `None` for anything else.
+pub(super) fn from_bytes(stored: &[u8]) -> Option<String> {
+    match stored {
+        [UUID, uuid @ ..] => Some(format(uuid.try_into().ok()?)),
+        text => std::str::from_utf8(text).ok().map(str::to_owned),
+    }
+}
 
 /// What is stored: a blob of 16 bytes, a text, or NULL for none.
 pub(super) fn to_sql(bytes: &[u8]) -> ToSqlOutput<'static> {
@@ -72,6 +91,9 @@ mod tests {
         let ToSqlOutput::Owned(value) = to_sql(id.as_bytes()) else { panic!("{id}") };
         assert_eq!(matches!(value, Value::Blob(_)), is_uuid, "{id}");
         assert_eq!(from_sql((&value).into()).as_deref(), Some(id));
+        let bytes = to_bytes(id.as_bytes());
+        assert_eq!(bytes.len() == 17, is_uuid, "{id}");
+        assert_eq!(from_bytes(&bytes).as_deref(), Some(id));
     }
 
     #[test]
