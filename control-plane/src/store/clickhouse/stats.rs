@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::future::try_join_all;
 use ipnet::IpNet;
-use ipwarden::privacy::AddressForm;
+use ipwarden::privacy::{AddressForm, KeyId};
 use ipwarden::record::Verdict;
 
 use super::ClickHouseLog;
@@ -23,12 +23,23 @@ const SLOT_US: i64 = SLOT_SECONDS * 1_000_000;
 /// What a dimension is counted by, and which records have it.
 fn expression(dimension: Dimension) -> (String, String) {
     let all = "1".to_owned();
-    let address = format!("family != {NO_FAMILY} AND form != {}", AddressForm::Pseudonym as u8);
+    let is_pseudonym = AddressForm::Pseudonym as u8;
+    let address = format!("family != {NO_FAMILY} AND form != {is_pseudonym}");
+    let pseudonym = format!("family != {NO_FAMILY} AND form = {is_pseudonym}");
     match dimension {
         Dimension::Address => ("ip".to_owned(), address),
         // 15 bytes of a mapped /24, 6 of a /48: told apart by their length.
         Dimension::Network => {
             ("if(family = 4, substring(ip, 1, 15), substring(ip, 1, 6))".to_owned(), address)
+        }
+        // The key's number, a space, then as above; of IPv6 8 bytes.
+        Dimension::Pseudonym => {
+            let part = "if(family = 4, ip, substring(ip, 1, 8))";
+            (format!("concat(toString(key), ' ', {part})"), pseudonym)
+        }
+        Dimension::PseudonymNetwork => {
+            let part = "if(family = 4, substring(ip, 1, 15), substring(ip, 1, 6))";
+            (format!("concat(toString(key), ' ', {part})"), pseudonym)
         }
         Dimension::Asn => ("toString(asn)".to_owned(), format!("asn != {NO_ASN}")),
         Dimension::Country => ("toString(country)".to_owned(), all),
@@ -47,14 +58,20 @@ fn expression(dimension: Dimension) -> (String, String) {
 fn shown(dimension: Dimension, value: &[u8]) -> Option<String> {
     Some(match dimension {
         Dimension::Address => ip_of(value)?.to_string(),
-        Dimension::Network => {
-            let mut octets = [0; 16];
-            octets.get_mut(..value.len())?.copy_from_slice(value);
-            let (ip, bits) = match value.len() {
-                15 => (ip_of(&octets)?, 24),
-                _ => (IpAddr::from(octets), 48),
+        Dimension::Network => network_of(value)?.to_string(),
+        Dimension::Pseudonym | Dimension::PseudonymNetwork => {
+            let space = value.iter().position(|byte| *byte == b' ')?;
+            let (key, part) = value.split_at_checked(space)?;
+            let key: u32 = std::str::from_utf8(key).ok()?.parse().ok()?;
+            let net = network_of(part.get(1..)?)?;
+            let name = match net.prefix_len() {
+                32 => net.addr().to_string(),
+                _ => net.to_string(),
             };
-            IpNet::new(ip, bits).ok()?.to_string()
+            match key {
+                0 => name,
+                key => format!("{name}@{}", KeyId(key.to_be_bytes())),
+            }
         }
         Dimension::Verdict => {
             let code = std::str::from_utf8(value).ok()?.parse().ok()?;
@@ -62,6 +79,20 @@ fn shown(dimension: Dimension, value: &[u8]) -> Option<String> {
         }
         _ => String::from_utf8(value.to_vec()).ok()?,
     })
+}
+
+/// The first bytes of an address as what they stand for: 16 and 15 of a mapped IPv4 address, 8
+/// and 6 of an IPv6 one.
+fn network_of(bytes: &[u8]) -> Option<IpNet> {
+    let mut octets = [0; 16];
+    octets.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    let (ip, bits) = match bytes.len() {
+        16 => (ip_of(&octets)?, 32),
+        15 => (ip_of(&octets)?, 24),
+        8 => (IpAddr::from(octets), 64),
+        _ => (IpAddr::from(octets), 48),
+    };
+    IpNet::new(ip, bits).ok()
 }
 
 /// The condition that a request was refused.
