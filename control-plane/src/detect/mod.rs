@@ -248,6 +248,39 @@ pub fn target_of(ip: IpAddr) -> IpNet {
 }
 
 #[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    /// A request of a browser.
+    pub(crate) fn seen<'a>(
+        ip: &str,
+        time_us: u64,
+        method: &'a str,
+        path: &'a str,
+        status: u16,
+    ) -> Observation<'a> {
+        Observation {
+            time_us,
+            ip: ip.parse().unwrap(),
+            method: method.as_bytes(),
+            host: b"example.org",
+            path: path.as_bytes(),
+            query: b"",
+            status,
+            user_agent: b"Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
+            referer: b"",
+            bytes_out: 1_000,
+            verdict: Verdict::Admitted,
+            weight: 1,
+            identity: b"",
+            country: None,
+            asn: None,
+            raw: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

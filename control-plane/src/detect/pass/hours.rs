@@ -172,31 +172,13 @@ impl Hours {
 
 #[cfg(test)]
 mod tests {
-    use ipwarden::record::Verdict;
-
     use super::*;
 
     const START: u64 = 1_795_363_200_000_000;
 
     fn seen<'a>(ip: &str, hour: u64, second: u64, path: &'a str) -> Observation<'a> {
-        Observation {
-            time_us: START + (hour * 3_600 + second) * 1_000_000,
-            ip: ip.parse().unwrap(),
-            method: b"GET",
-            host: b"",
-            path: path.as_bytes(),
-            query: b"",
-            status: 200,
-            user_agent: b"",
-            referer: b"",
-            bytes_out: 1,
-            verdict: Verdict::Admitted,
-            weight: 1,
-            identity: b"",
-            country: None,
-            asn: None,
-            raw: None,
-        }
+        let time_us = START + (hour * 3_600 + second) * 1_000_000;
+        crate::detect::samples::seen(ip, time_us, "GET", path, 200)
     }
 
     fn told(flags: &[Flag]) -> Vec<(String, &str, u64)> {

@@ -7,24 +7,7 @@ const MINUTE: u64 = 60_000_000;
 const START: u64 = 1_795_363_200_000_000;
 
 fn seen<'a>(ip: &str, at_us: u64, method: &'a str, path: &'a str, status: u16) -> Observation<'a> {
-    Observation {
-        time_us: START + at_us,
-        ip: ip.parse().unwrap(),
-        method: method.as_bytes(),
-        host: b"example.org",
-        path: path.as_bytes(),
-        query: b"",
-        status,
-        user_agent: b"Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
-        referer: b"",
-        bytes_out: 1_000,
-        verdict: Verdict::Admitted,
-        weight: 1,
-        identity: b"",
-        country: None,
-        asn: None,
-        raw: None,
-    }
+    crate::detect::samples::seen(ip, START + at_us, method, path, status)
 }
 
 fn detectors() -> Detectors {
