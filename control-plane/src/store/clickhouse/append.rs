@@ -36,6 +36,9 @@ const PARTITION_US: i64 = PARTITION_HOURS * 3_600_000_000;
 /// The writer's part of a number, as an expression.
 pub(super) const WRITER_OF_ID: &str = "toUInt8(bitAnd(bitShiftRight(id, 20), 7))";
 
+/// An identity at an address in an hour.
+type Visit<'a> = (i64, &'a [u8], IpAddr);
+
 /// What the writer knows; one call at a time.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -318,7 +321,7 @@ impl Rows {
     /// Where identities were seen in a batch, each place once.
     fn identities(&mut self, incoming: &IncomingBatch<'_>) {
         let header = &incoming.batch.header;
-        let mut seen: BTreeMap<(i64, &[u8], IpAddr), (u64, i64, i64)> = BTreeMap::new();
+        let mut seen = BTreeMap::<Visit<'_>, (u64, i64, i64)>::new();
         for record in &incoming.batch.records {
             let (false, false, Some(ip)) =
                 (record.identity.is_empty(), record.opted_out, record.ip)
