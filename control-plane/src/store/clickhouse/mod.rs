@@ -2,15 +2,15 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`url`] | where it is |
-//! | [`client`], [`rows`] | statements and answers |
-//! | [`schema`] | the tables, by what the server can do |
-//! | [`append`] | storing batches, each once; numbers of records |
-//! | [`search`] | finding records |
-//! | [`stats`] | what dashboards count |
-//! | [`rollups`] | what each address did in each hour |
-//! | [`aging`], [`erase`] | what becomes of it: hidden, deleted, forgotten |
-//! | [`mutation`] | changes of what is stored, which ClickHouse makes in the background |
+//! | `url` | where it is |
+//! | `client`, `rows` | statements and answers |
+//! | `schema` | the tables, by what the server can do |
+//! | `append` | storing batches, each once; numbers of records |
+//! | `search` | finding records |
+//! | `stats` | what dashboards count |
+//! | `rollups` | what each address did in each hour |
+//! | `aging`, `erase` | what becomes of it: hidden, deleted, forgotten |
+//! | `mutation` | changes of what is stored, which ClickHouse makes in the background |
 //!
 //! Nothing that a client sent is ever part of a statement: texts go in as hexadecimal numbers,
 //! addresses that a change is about through a table.
