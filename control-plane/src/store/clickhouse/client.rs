@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::HeaderName;
+use reqwest::header::{self, HeaderName};
 use reqwest::{Client, StatusCode};
 
 use super::schema::Server;
@@ -120,6 +120,8 @@ impl Http {
             .query(parameters)
             .header(HeaderName::from_static("x-clickhouse-user"), &self.url.user)
             .header(HeaderName::from_static("x-clickhouse-key"), &self.url.password)
+            // An old server refuses a body without a length, and none is sent with an empty one.
+            .header(header::CONTENT_LENGTH, body.len())
             .timeout(timeout)
             .body(body);
         let lost = |error: reqwest::Error| {

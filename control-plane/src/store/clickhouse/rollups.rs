@@ -158,7 +158,8 @@ impl ClickHouseLog {
         let of_all = format!(
             "SELECT toUInt8({OF_ALL}), hour, {mark}, {nobody}, '', \
                  sumIf({weight}, opted_out = 0 AND family != {NO_FAMILY}), toUInt64(0), \
-                 uniqIf(ip, opted_out = 0 AND family != {NO_FAMILY}), {nothing} \
+                 uniqIf(if(family = 6, substring(ip, 1, 8), ip), form, key, \
+                     opted_out = 0 AND family != {NO_FAMILY}), {nothing} \
              FROM records WHERE {records} GROUP BY hour"
         );
         let all = [(OF_ADDRESS, by_address), (OF_COUNTRY, by_country), (OF_ALL, of_all)];
