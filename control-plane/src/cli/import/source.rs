@@ -72,7 +72,7 @@ pub struct Table {
     columns: Vec<Option<(String, usize)>>,
 }
 
-/// A row, its columns in the order of [`Kind::columns`].
+/// A row, its columns in the order of `Kind::columns`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// `ip_tracking_requestlog row 17`, `requestlog.csv line 18`.
