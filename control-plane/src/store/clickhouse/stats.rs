@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::future::try_join_all;
 use ipnet::IpNet;
+use ipwarden::address::fold_net;
 use ipwarden::privacy::{AddressForm, KeyId};
 use ipwarden::record::Verdict;
 
@@ -13,7 +14,8 @@ use super::client::MAX_GROUPS;
 use super::rows::{NO_FAMILY, ip_of, read};
 use super::search::Conditions;
 use crate::store::stats::{
-    Dimension, MAX_BUCKETS, MAX_TOP, SLOT_SECONDS, Stats, StatsQuery, Top, TopRow, Totals, VERDICTS,
+    Dimension, MAX_BUCKETS, MAX_TOP, SLOT_SECONDS, Stats, StatsQuery, Top, TopRow, Totals,
+    VERDICTS, countable,
 };
 use crate::store::{Result, StoreError};
 
@@ -128,7 +130,11 @@ impl ClickHouseLog {
             return Ok(stats);
         }
         let begin = if query.compare { first - span } else { first };
-        let mut conditions = Conditions::of(&query.filter, false);
+        let mut filter = query.filter.clone();
+        if filter.form == Some(AddressForm::Pseudonym) {
+            filter.net = filter.net.map(|net| countable(fold_net(net)));
+        }
+        let mut conditions = Conditions::of(&filter, false);
         conditions.and("opted_out = 0").span(Some(begin * SLOT_US), Some(end * SLOT_US));
         self.series(&mut stats, &conditions, step).await?;
         let now = format!("time >= {}", first * SLOT_US);

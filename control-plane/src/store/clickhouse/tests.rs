@@ -125,6 +125,7 @@ macro_rules! on_server {
             impl Fixture for Here {
                 type Store = ClickHouseLog;
                 const KEEPS_TEXTS_APART: bool = false;
+                const ONE_OF: u32 = 4;
 
                 async fn fresh() -> Self {
                     Self(Database::on($server()).await)

@@ -25,7 +25,7 @@ pub(crate) async fn a_batch_is_stored_once_in_whatever_order_it_comes<F>()
 where
     F: Fixture<Store: LogStore>,
 {
-    law(24, &any_deliveries(), async |calls| {
+    law::<F, _, _>(24, &any_deliveries(), async |calls| {
         let fixture = F::fresh().await;
         let mut store = fixture.open().await;
         let mut arrived = BTreeSet::new();
@@ -191,7 +191,7 @@ where
         proptest::collection::vec(proptest::collection::vec(any_record(), 0..15), 1..4),
         proptest::collection::vec(any_query(), 60),
     );
-    law(16, &strategy, async |(batches, queries)| {
+    law::<F, _, _>(16, &strategy, async |(batches, queries)| {
         let fixture = F::fresh().await;
         let store = fixture.open().await;
         for (number, records) in (1..).zip(batches) {

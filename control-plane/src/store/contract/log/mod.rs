@@ -49,6 +49,7 @@ macro_rules! log_contract {
             a_span_without_records_counts_nothing,
             who_opted_out_is_not_counted,
             a_pseudonym_is_counted_and_is_no_address,
+            pseudonyms_within_a_64_are_counted_together,
             addresses_are_hidden_when_they_are_old_and_nothing_else_changes,
             a_wrong_clock_of_a_proxy_prolongs_nothing,
             each_class_is_kept_for_its_own_time,
@@ -86,7 +87,8 @@ pub(crate) use rollups::{
 };
 pub(crate) use stats::{
     a_pseudonym_is_counted_and_is_no_address, a_span_without_records_counts_nothing,
-    answers_count_what_matches, who_opted_out_is_not_counted,
+    answers_count_what_matches, pseudonyms_within_a_64_are_counted_together,
+    who_opted_out_is_not_counted,
 };
 
 const TIME_US: u64 = 1_763_827_200_000_000;

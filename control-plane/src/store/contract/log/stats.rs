@@ -169,7 +169,7 @@ where
         proptest::collection::vec(query, 40),
         0usize..3,
     );
-    law(16, &strategy, async |(batches, queries, tidied)| {
+    law::<F, _, _>(16, &strategy, async |(batches, queries, tidied)| {
         let fixture = F::fresh().await;
         let store = fixture.open().await;
         for (number, (records, key)) in (1..).zip(batches) {
@@ -280,6 +280,38 @@ where
         assert_eq!(store.stats(&count(full)).await.unwrap().total, Totals::default());
         let of = RecordQuery { net, ..all.clone() };
         assert_eq!(store.stats(&count(of)).await.unwrap().total, Totals::default());
+        while store.tidy().await.unwrap() {}
+    }
+}
+
+pub(crate) async fn pseudonyms_within_a_64_are_counted_together<F>()
+where
+    F: Fixture<Store: LogStore>,
+{
+    let fixture = F::fresh().await;
+    let store = fixture.open().await;
+    let of = |ip: &str, form| Record { ip: Some(ip.parse().unwrap()), form, ..record() };
+    let records = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
+        .into_iter()
+        .flat_map(|ip| [of(ip, AddressForm::Pseudonym), of(ip, AddressForm::Full)])
+        .collect();
+    append_one(&store, &incoming(header(1, 1), records)).await;
+    let from = slot_of(TIME_US as i64);
+    let count = |form| StatsQuery {
+        filter: RecordQuery {
+            net: Some("2001:db8::1/128".parse().unwrap()),
+            form,
+            since: Some(slot_start(from)),
+            until: Some(slot_start(from + 1)),
+            ..RecordQuery::default()
+        },
+        ..StatsQuery::default()
+    };
+    for _ in 0..2 {
+        for (form, expected) in [(Some(AddressForm::Pseudonym), 2), (None, 1)] {
+            let found = store.stats(&count(form)).await.unwrap();
+            assert_eq!(found.total.verdicts.iter().sum::<u64>(), expected, "{form:?}");
+        }
         while store.tidy().await.unwrap() {}
     }
 }

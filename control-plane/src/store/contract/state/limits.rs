@@ -169,29 +169,34 @@ pub(crate) async fn limits_agree_with_what_was_foreseen<F>()
 where
     F: Fixture<Store: StateStore>,
 {
-    law(16, &proptest::collection::vec((any_change(), any::<bool>()), 1..20), async |changes| {
-        let fixture = F::fresh().await;
-        let mut store = fixture.open().await;
-        let mut foreseen = Policy::default();
-        let mut revision = 0;
-        for ((change, reopen), n) in changes.into_iter().zip(1..) {
-            let before = change.name().and_then(|name| foreseen.get(name)).cloned();
-            let is_reset = matches!(change, Change::Reset { .. });
-            if before.is_some() || !matches!(change, Change::Remove { .. }) {
-                revision += 1;
-                foreseen = foreseen.after(&change, "tester", after(n));
-                foreseen.number = revision;
+    law::<F, _, _>(
+        16,
+        &proptest::collection::vec((any_change(), any::<bool>()), 1..20),
+        async |changes| {
+            let fixture = F::fresh().await;
+            let mut store = fixture.open().await;
+            let mut foreseen = Policy::default();
+            let mut revision = 0;
+            for ((change, reopen), n) in changes.into_iter().zip(1..) {
+                let before = change.name().and_then(|name| foreseen.get(name)).cloned();
+                let is_reset = matches!(change, Change::Reset { .. });
+                if before.is_some() || !matches!(change, Change::Remove { .. }) {
+                    revision += 1;
+                    foreseen = foreseen.after(&change, "tester", after(n));
+                    foreseen.number = revision;
+                }
+                let changed =
+                    store.change_limits(change, line("limits.set"), after(n)).await.unwrap();
+                prop_assert_eq!(changed.revision.number, revision);
+                prop_assert_eq!(changed.before, before.filter(|_| !is_reset));
+                prop_assert_eq!(&changed.policy, &foreseen);
+                if reopen {
+                    drop(store);
+                    store = fixture.open().await;
+                }
+                prop_assert_eq!(&policy(&store, after(n)).await, &foreseen);
             }
-            let changed = store.change_limits(change, line("limits.set"), after(n)).await.unwrap();
-            prop_assert_eq!(changed.revision.number, revision);
-            prop_assert_eq!(changed.before, before.filter(|_| !is_reset));
-            prop_assert_eq!(&changed.policy, &foreseen);
-            if reopen {
-                drop(store);
-                store = fixture.open().await;
-            }
-            prop_assert_eq!(&policy(&store, after(n)).await, &foreseen);
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
 }

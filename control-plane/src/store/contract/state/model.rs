@@ -133,7 +133,7 @@ pub(crate) async fn whatever_happens_agrees_with_the_model<F>()
 where
     F: Fixture<Store: StateStore>,
 {
-    law(16, &proptest::collection::vec(any_event(), 1..16), async |events| {
+    law::<F, _, _>(16, &proptest::collection::vec(any_event(), 1..16), async |events| {
         let fixture = F::fresh().await;
         let mut store = Some(fixture.open().await);
         let mut model = Model { next: 1, ..Model::default() };
