@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-pass bench-bodies bench-log bench-log-outage ui screenshots seed-demo test-matrix tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-pass bench-bodies bench-scale bench-log bench-log-outage ui screenshots seed-demo test-matrix tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -113,6 +113,12 @@ bench-log: ## fill SQLite with ten million records and ask what the dashboard an
 
 bench-log-outage: ## 2 000 records a second, 60 s without ClickHouse
 	cargo test --release -p ipwarden-control-plane --test cli -- --ignored --nocapture sixty_seconds
+
+SCALE_PROXIES ?= 10000
+SCALE_DECISIONS ?= 1000000
+bench-scale: binary ## measure the service under SCALE_PROXIES polling proxies and SCALE_DECISIONS decisions
+	cargo run --release -p ipwarden-control-plane --example scale_figures -- \
+	  target/release/ipwarden $(SCALE_PROXIES) $(SCALE_DECISIONS)
 
 tools: ## install every tool the other targets need into .tools/
 	@.ci/tools

@@ -9,6 +9,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::detect::feed::InForce;
 use crate::detect::pass::run::Pass;
+use crate::feeds::Feeds;
+use crate::feeds::bouncers::Bouncers;
 use crate::fleet::Fleet;
 use crate::geo::Geo;
 use crate::hub::Hub;
@@ -65,6 +67,10 @@ pub struct App {
     pub retention: Retention,
     /// What is held on an address.
     pub subjects: Subjects,
+    /// Lists that are fetched from elsewhere.
+    pub feeds: Feeds,
+    /// What is refused, for other programs.
+    pub bouncers: Bouncers,
     /// Who follows the decision stream.
     pub fleet: Fleet,
     /// Since when the text for visitors says what it says.

@@ -11,6 +11,7 @@
 //! | [`assets`] | the dashboard's files, in the binary |
 //! | [`config`] | the service's configuration: all errors at once, each with its place |
 //! | [`detect`] | finding the suspicious ones: what detectors see and say |
+//! | [`feeds`] | lists that others publish, and what we publish for others |
 //! | [`fleet`] | the proxies: what they have applied, what they lost |
 //! | [`geo`] | where addresses are: databases in memory, replaced while running |
 //! | [`hub`] | the decision stream: changes in order, to every proxy at once |
@@ -40,6 +41,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod detect;
+pub mod feeds;
 pub mod fleet;
 pub mod geo;
 pub mod hub;

@@ -90,8 +90,75 @@ pub struct Metrics {
     pub detect: Detection,
     /// Of the hourly run that hides and deletes.
     pub retention: RetentionMetrics,
+    /// Of feeds.
+    pub feeds: FeedMetrics,
     /// Set when the metrics are read.
     pub now: Readings,
+}
+
+/// A label with the name of a feed: an admin's word, at most [`crate::feeds::MAX_FEEDS`] of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FeedLabel {
+    feed: String,
+    kind: Option<&'static str>,
+}
+
+impl EncodeLabelSet for FeedLabel {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("feed", self.feed.as_str()).encode(encoder.encode_label())?;
+        match self.kind {
+            Some(kind) => ("kind", kind).encode(encoder.encode_label()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What feeds count.
+#[derive(Debug, Default)]
+pub struct FeedMetrics {
+    /// Attempts by what became of them: applied, unchanged, withheld, failed.
+    pub attempts: Family<FeedLabel, Counter>,
+    /// Decisions in force.
+    pub entries: Family<FeedLabel, Gauge>,
+    /// When each was last heard of, Unix seconds.
+    pub last_success: Family<FeedLabel, Gauge>,
+    /// 1 while the newest list is not taken.
+    pub withheld: Family<FeedLabel, Gauge>,
+    /// Answers to CrowdSec's bouncers: startup, changes, again (nothing was known of it).
+    pub told: Family<Kind, Counter>,
+}
+
+impl FeedMetrics {
+    /// Counts an attempt by what became of it.
+    pub fn attempt(&self, feed: &str, kind: &'static str) {
+        self.attempts.get_or_create(&FeedLabel { feed: feed.to_owned(), kind: Some(kind) }).inc();
+    }
+
+    /// Shows how a feed is doing.
+    pub fn show(&self, feed: &str, entries: u64, last_success: Option<i64>, withheld: bool) {
+        let label = FeedLabel { feed: feed.to_owned(), kind: None };
+        self.entries.get_or_create(&label).set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.withheld.get_or_create(&label).set(i64::from(withheld));
+        if let Some(at) = last_success {
+            self.last_success.get_or_create(&label).set(at);
+        }
+    }
+
+    /// Forgets a feed that is gone.
+    pub fn forget(&self, feed: &str) {
+        let label = |kind| FeedLabel { feed: feed.to_owned(), kind };
+        for family in [&self.entries, &self.last_success, &self.withheld] {
+            family.remove(&label(None));
+        }
+        for kind in ["applied", "unchanged", "withheld", "failed"] {
+            self.attempts.remove(&label(Some(kind)));
+        }
+    }
+
+    /// Counts an answer to a bouncer.
+    pub fn told(&self, kind: &'static str) {
+        self.told.get_or_create(&Kind(kind)).inc();
+    }
 }
 
 /// What the hourly run that hides and deletes counts.
@@ -215,6 +282,7 @@ impl Metrics {
             pass_running: Gauge::default(),
             detect: Detection::default(),
             retention: RetentionMetrics::default(),
+            feeds: FeedMetrics::default(),
             now: Readings::default(),
         };
         let r = &mut metrics.registry;
@@ -312,6 +380,25 @@ impl Metrics {
             Unit::Seconds,
             retention.last_success.clone(),
         );
+        let feeds = &metrics.feeds;
+        r.register(
+            "feed_attempts",
+            "Attempts to fetch feeds by what became of them",
+            feeds.attempts.clone(),
+        );
+        r.register("feed_entries", "Decisions of feeds in force", feeds.entries.clone());
+        r.register_with_unit(
+            "feed_last_success_timestamp",
+            "When each feed was last heard of",
+            Unit::Seconds,
+            feeds.last_success.clone(),
+        );
+        r.register(
+            "feed_withheld",
+            "1 while the newest list of a feed is not taken",
+            feeds.withheld.clone(),
+        );
+        r.register("bouncer_answers", "Answers to CrowdSec's bouncers", feeds.told.clone());
         let now = &metrics.now;
         r.register("suspects_open", "Suspects that nobody has judged", now.suspects_open.clone());
         r.register(

@@ -198,17 +198,23 @@ pub enum Role {
     Proxy,
     /// Read everything, change nothing.
     Viewer,
+    /// Read what is refused, as lists and as CrowdSec's bouncers do; nothing else.
+    Bouncer,
     /// Everything an operator does.
     Admin,
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Proxy, Self::Viewer, Self::Bouncer, Self::Admin];
+
     /// The word of the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
             Self::Viewer => "viewer",
+            Self::Bouncer => "bouncer",
             Self::Admin => "admin",
         }
     }

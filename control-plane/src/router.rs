@@ -21,8 +21,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    assets, audit, check, decisions, detect, geo, history, import, limits, meta, notify, people,
-    privacy, proxies, regions, requests, session, stats, status, stream, suspects, tokens,
+    assets, audit, check, decisions, detect, feeds, geo, history, import, limits, meta, notify,
+    people, privacy, proxies, published, regions, requests, session, stats, status, stream,
+    suspects, tokens,
 };
 use crate::app::App;
 use crate::auth::Identity;
@@ -40,6 +41,8 @@ pub enum Access {
     Proxy,
     /// Viewers and admins.
     Read,
+    /// Bouncers and admins: whole addresses of what is refused, nothing else.
+    Decisions,
     /// Whoever has a token.
     AnyRole,
     /// Admins.
@@ -52,8 +55,13 @@ impl Access {
     pub const fn admits(self, role: Role) -> bool {
         match (self, role) {
             (Self::Public | Self::AnyRole, _) | (_, Role::Admin) => true,
-            (Self::Proxy, Role::Proxy) | (Self::Read, Role::Viewer) => true,
-            (Self::Proxy | Self::Read | Self::Admin, Role::Proxy | Role::Viewer) => false,
+            (Self::Proxy, Role::Proxy)
+            | (Self::Read, Role::Viewer)
+            | (Self::Decisions, Role::Bouncer) => true,
+            (
+                Self::Proxy | Self::Read | Self::Decisions | Self::Admin,
+                Role::Proxy | Role::Viewer | Role::Bouncer,
+            ) => false,
         }
     }
 
@@ -62,6 +70,7 @@ impl Access {
             Self::Public => "no token",
             Self::Proxy => "a token of the role proxy or admin",
             Self::Read => "a token of the role viewer or admin",
+            Self::Decisions => "a token of the role bouncer or admin",
             Self::AnyRole => "a token",
             Self::Admin => "a token of the role admin",
         }
@@ -79,7 +88,15 @@ pub const TABLE: &[Row] = &[
     (Method::DELETE, "/v1/decisions", Access::Admin, 30),
     (Method::GET, "/v1/decisions/check", Access::Read, 30),
     (Method::POST, "/v1/decisions/import", Access::Admin, 600),
+    (Method::GET, "/v1/decisions/export", Access::Decisions, 60),
     (Method::GET, "/v1/decisions/stream", Access::Proxy, 65),
+    (Method::GET, "/crowdsec/v1/decisions", Access::Decisions, 30),
+    (Method::GET, "/crowdsec/v1/decisions/stream", Access::Decisions, 60),
+    (Method::GET, "/v1/feeds", Access::Read, 30),
+    (Method::GET, "/v1/feeds/{name}", Access::Read, 30),
+    (Method::PUT, "/v1/feeds/{name}", Access::Admin, 30),
+    (Method::DELETE, "/v1/feeds/{name}", Access::Admin, 120),
+    (Method::POST, "/v1/feeds/{name}/refresh", Access::Admin, 600),
     (Method::GET, "/v1/limits", Access::Read, 30),
     (Method::PUT, "/v1/limits/{name}", Access::Admin, 30),
     (Method::PATCH, "/v1/limits/{name}", Access::Admin, 30),
@@ -159,6 +176,12 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(check::check))
         .routes(routes!(import::import))
         .routes(routes!(stream::poll))
+        .routes(routes!(published::export))
+        .routes(routes!(published::stream))
+        .routes(routes!(published::ask))
+        .routes(routes!(feeds::list))
+        .routes(routes!(feeds::show, feeds::put, feeds::remove))
+        .routes(routes!(feeds::refresh))
         .routes(routes!(limits::list))
         .routes(routes!(limits::set, limits::set_mode, limits::remove))
         .routes(routes!(limits::reset))
@@ -217,6 +240,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
     security(("token" = [])),
     tags(
         (name = "decisions", description = "What to do with which addresses"),
+        (name = "feeds", description = "Lists of others, and what we publish for others"),
         (name = "limits", description = "How many requests a client may make"),
         (name = "requests", description = "What happened"),
         (name = "suspects", description = "Whom detectors flagged, and why"),
@@ -369,7 +393,7 @@ fn admit(app: &App, row: Option<&Row>, request: &mut Request) -> Result<Duration
     if *access == Access::Public {
         return Ok(limit);
     }
-    let identity = identify(app, request).map_err(refusal)?;
+    let identity = identify(app, *access, request).map_err(refusal)?;
     if !access.admits(identity.role) {
         let detail = format!(
             "a token of the role {} may not do this: it needs {}",
@@ -401,8 +425,18 @@ fn wrong_method(path: &str) -> Response {
     response
 }
 
-fn identify(app: &App, request: &Request) -> Result<Identity, Problem> {
+fn identify(app: &App, access: Access, request: &Request) -> Result<Identity, Problem> {
     let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, detail);
+    let unknown = "the token is not known: it was revoked, or belongs to another service";
+    // CrowdSec's bouncers know no other way.
+    if access == Access::Decisions
+        && let Some(key) = request.headers().get("x-api-key")
+    {
+        let secret = key.to_str().ok();
+        return secret
+            .and_then(|secret| app.auth.identify(secret.trim(), app.clock.now()))
+            .ok_or_else(|| unauthorized(unknown));
+    }
     let value = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some(value) = value else {
         let now = app.clock.now();
@@ -419,7 +453,7 @@ fn identify(app: &App, request: &Request) -> Result<Identity, Problem> {
         let (scheme, secret) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
     });
-    secret.and_then(|secret| app.auth.identify(secret, app.clock.now())).ok_or_else(|| {
-        unauthorized("the token is not known: it was revoked, or belongs to another service")
-    })
+    secret
+        .and_then(|secret| app.auth.identify(secret, app.clock.now()))
+        .ok_or_else(|| unauthorized(unknown))
 }

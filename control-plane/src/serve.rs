@@ -28,6 +28,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::detect::feed::{Feed, FeedError, Watcher};
 use crate::detect::pass::run::Pass;
+use crate::feeds::bouncers::Bouncers;
+use crate::feeds::{Feeds, keeper};
 use crate::fleet::Fleet;
 use crate::geo::Geo;
 use crate::hub::Hub;
@@ -100,6 +102,9 @@ pub enum ServeError {
     /// Nobody can be told of suspects.
     #[error(transparent)]
     Notify(#[from] NotifyError),
+    /// Nothing can be fetched.
+    #[error("feeds can't be fetched: {0}")]
+    Feeds(String),
     /// Keys of pseudonyms can't be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -257,6 +262,17 @@ impl Service {
             config.store_query,
         )
         .map_err(|error| ServeError::System { what: "a thread", error })?;
+        let feeds = Feeds::new(keeper::Parts {
+            state: Arc::clone(&state),
+            hub: hub.clone(),
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+            directory: config.feeds_dir(),
+            protected: config.detect.policy.never_block.clone(),
+            most: config.limits.import_targets,
+        })
+        .map_err(ServeError::Feeds)?;
+        let bouncers = Bouncers::new(Arc::clone(&state), hub.clone());
         let openapi = router::openapi().map_err(|error| StoreError::Internal(error.to_string()))?;
         let address = config.listen;
         let failed = |error| ServeError::Listen { address, error };
@@ -283,6 +299,8 @@ impl Service {
             keys,
             retention,
             subjects,
+            feeds,
+            bouncers,
             fleet: Fleet::default(),
             editions: Editions::open(&directory),
             metrics,
@@ -296,8 +314,9 @@ impl Service {
         let pass = app.pass.clone().keep(app.hub.clone());
         let notifier = app.notifier.clone().run(app.hub.clone());
         let retention = app.retention.clone().keep();
+        let feeds = app.feeds.clone().keep();
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, log, pass, notifier, retention);
+            tokio::join!(house, geo, log, pass, notifier, retention, feeds);
         });
         let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();

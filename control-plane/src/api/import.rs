@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use ipnet::IpNet;
 use ipwarden::address::{display_target, parse_target};
 use jiff::Timestamp;
@@ -16,14 +16,13 @@ use super::terms::{RawTerms, Terms};
 use super::{AppState, Params, Problem, ProblemBody, fault, read_body, summary};
 use crate::app::App;
 use crate::auth::Identity;
-use crate::model::{Action, Decision};
+use crate::feeds::overlap::Allows;
+use crate::model::Action;
 use crate::problem::{Fault, MAX_LISTED};
-use crate::store::{self, DecisionFilter, NewAudit, StateStore};
+use crate::store::NewAudit;
 
 /// Most warnings that are listed; the rest are counted.
 pub const MAX_WARNINGS: usize = 20;
-/// Allows are read from the store in pages of this size.
-const ALLOW_PAGE: usize = 10_000;
 
 /// What was imported.
 #[derive(Debug, Serialize, ToSchema)]
@@ -182,48 +181,6 @@ async fn find_without_effect(
         (list, warnings, total)
     })
     .await
-}
-
-/// Every live allow, for looking up many targets.
-struct Allows {
-    by_target: HashMap<IpNet, Decision>,
-    /// Prefix lengths that occur, shortest first.
-    lengths: Vec<u8>,
-}
-
-impl Allows {
-    async fn load(store: &dyn StateStore, now: Timestamp) -> store::Result<Self> {
-        let mut by_target = HashMap::new();
-        let mut before = None;
-        loop {
-            let filter = DecisionFilter {
-                action: Some(Action::Allow),
-                before,
-                limit: ALLOW_PAGE,
-                ..DecisionFilter::default()
-            };
-            let (page, _) = store.decisions(filter, now).await?;
-            before = page.last().map(|last| last.id);
-            let is_last = page.len() < ALLOW_PAGE;
-            by_target.extend(page.into_iter().map(|allow| (allow.target, allow)));
-            if is_last {
-                break;
-            }
-        }
-        let mut lengths: Vec<u8> = by_target.keys().map(IpNet::prefix_len).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        Ok(Self { by_target, lengths })
-    }
-
-    /// The widest allow that covers all of `target`.
-    fn covering(&self, target: &IpNet) -> Option<&Decision> {
-        self.lengths
-            .iter()
-            .take_while(|length| **length <= target.prefix_len())
-            .filter_map(|length| IpNet::new(target.addr(), *length).ok())
-            .find_map(|wider| self.by_target.get(&wider.trunc()))
-    }
 }
 
 async fn in_background<T: Send + 'static>(

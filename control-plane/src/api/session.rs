@@ -80,8 +80,8 @@ pub(crate) async fn login(
         let detail = "the token is not known: it was revoked, or belongs to another service";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
     };
-    if identity.role == Role::Proxy {
-        let detail = "a proxy's token opens no dashboard: use one of the role viewer or admin";
+    if matches!(identity.role, Role::Proxy | Role::Bouncer) {
+        let detail = "a token of this role opens no dashboard: use one of the role viewer or admin";
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     let (secret, expires_at) = app.sessions.open(token, now)?;

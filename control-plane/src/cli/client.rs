@@ -19,6 +19,8 @@ use super::replies::{
     Regions, RegionsChanged, Removed, ResetMade, RetentionAnswer, Revealed, Shipped, Status,
     SuspectsImported, SuspectsPage, Tokens,
 };
+use crate::api::feeds::{FeedList, FeedRemoved, FeedView};
+use crate::feeds::definition::Definition;
 use crate::geo::{Databases, Located};
 use crate::model::{Action, Role};
 use crate::privacy::keys::KeyInfo;
@@ -470,6 +472,80 @@ impl Client {
         let request =
             self.request(Method::DELETE, &format!("/v1/subjects/{ip}")).timeout(LONG_TIMEOUT);
         self.decode(self.answer(request).await?).await
+    }
+
+    /// `GET /v1/feeds`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn feeds(&self) -> Result<FeedList> {
+        self.get("/v1/feeds", &[]).await
+    }
+
+    /// `GET /v1/feeds/{name}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is none.
+    pub async fn feed(&self, name: &str) -> Result<FeedView> {
+        let request = self.about_feed(Method::GET, name, None);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `PUT /v1/feeds/{name}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn put_feed(
+        &self,
+        name: &str,
+        definition: &Definition,
+        replace: bool,
+    ) -> Result<FeedView> {
+        let request = self.about_feed(Method::PUT, name, None).json(definition);
+        let request = request.query(&[("replace", replace)]);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `POST /v1/feeds/{name}/refresh`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is none.
+    pub async fn refresh_feed(&self, name: &str, accept: bool) -> Result<FeedView> {
+        let request = self.about_feed(Method::POST, name, Some("refresh"));
+        let request = request.query(&[("accept", accept)]).timeout(LONG_TIMEOUT);
+        self.decode(self.answer(request).await?).await
+    }
+
+    /// `DELETE /v1/feeds/{name}`.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; [`CliError::NotFound`] when there is none.
+    pub async fn remove_feed(&self, name: &str) -> Result<FeedRemoved> {
+        let request = self.about_feed(Method::DELETE, name, None).timeout(LONG_TIMEOUT);
+        self.decode(self.answer(request).await?).await
+    }
+
+    fn about_feed(
+        &self,
+        method: Method,
+        name: &str,
+        verb: Option<&str>,
+    ) -> reqwest::RequestBuilder {
+        let mut url = self.endpoint("/v1/feeds");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.push(name);
+            segments.extend(verb);
+        }
+        self.authorized(self.http.request(method, url))
+    }
+
+    /// `GET /v1/decisions/export`, piece by piece.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn export(&self, query: &Query) -> Result<Response> {
+        let request = self.request(Method::GET, "/v1/decisions/export").query(query);
+        self.answer(request.timeout(LONG_TIMEOUT)).await
     }
 
     /// `GET /v1/audit`.

@@ -1,5 +1,7 @@
 //! `ipwarden decisions`: list and export.
 
+use std::io::Write as _;
+
 use clap::{Args, ValueEnum};
 use ipwarden::address::{display_target, parse_target};
 use jiff::{Timestamp, tz::TimeZone};
@@ -30,6 +32,7 @@ pub enum Verb {
 Examples:
   ipwarden decisions --action block --inside 203.0.113.0/24
   ipwarden decisions export --origin manual > blocks.txt
+  ipwarden decisions export --format nginx > refused.conf
 
 Decisions by country and autonomous system are listed where no condition leaves them out; they
 are not exported: a list is of addresses.
@@ -50,6 +53,14 @@ pub struct DecisionsArgs {
     /// Whose target lies inside this network, or equals it
     #[arg(long, value_name = "CIDR")]
     pub inside: Option<String>,
+
+    /// As the list of another program, allows taken off: plain, netset, json, nginx or haproxy (export)
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["origin", "action", "inside"])]
+    pub format: Option<String>,
+
+    /// With the entries of feeds, whose publishers may not want that (export --format)
+    #[arg(long, requires = "format")]
+    pub with_feeds: bool,
 
     /// At most this many, newest first (list)
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -79,6 +90,13 @@ impl From<ActionWord> for Action {
 /// # Errors
 /// A bad `--inside`, and those of the service.
 pub async fn run(session: &mut Session, client: &Client, args: &DecisionsArgs) -> Result<()> {
+    if let Some(format) = &args.format {
+        if args.verb == Verb::List {
+            let why = "--format is for lists of other programs: `ipwarden decisions export --format plain`";
+            return Err(CliError::Usage(why.to_owned()));
+        }
+        return published(session, client, format, args.with_feeds).await;
+    }
     let mut query = Query::new();
     if let Some(origin) = &args.origin {
         query.push(("origin", origin.to_string()));
@@ -187,6 +205,30 @@ async fn export(session: &mut Session, client: &Client, query: Query) -> Result<
         }
         let Some(next) = page.next else { return Ok(()) };
         page = self::page(client, &query, Some(next), MAX_DECISIONS).await?;
+    }
+}
+
+/// Writes the list that the service makes, as it comes.
+async fn published(
+    session: &mut Session,
+    client: &Client,
+    format: &str,
+    with_feeds: bool,
+) -> Result<()> {
+    if session.format != Format::Human {
+        let why = "--format says how the list looks: leave -o out";
+        return Err(CliError::Usage(why.to_owned()));
+    }
+    let query = vec![("format", format.to_owned()), ("feeds", with_feeds.to_string())];
+    let mut answer = client.export(&query).await?;
+    loop {
+        let piece = answer.chunk().await.map_err(|error| CliError::Unreachable {
+            url: client.url(),
+            cause: super::client::cause(&error),
+        })?;
+        // Targets, numbers and words of ours: nothing to clean.
+        let Some(piece) = piece else { return Ok(()) };
+        session.stdout.write_all(&piece)?;
     }
 }
 

@@ -181,8 +181,13 @@ pub enum TokenCommand {
     Create {
         /// A name for people, such as edge-paris
         name: String,
-        /// proxy: pull decisions, ship records; viewer: read everything; admin: everything
-        #[arg(long, value_enum, value_name = "proxy|viewer|admin", hide_possible_values = true)]
+        /// proxy: pull decisions, ship records; viewer: read everything; bouncer: read what is refused; admin: everything
+        #[arg(
+            long,
+            value_enum,
+            value_name = "proxy|viewer|bouncer|admin",
+            hide_possible_values = true
+        )]
         role: RoleWord,
     },
     /// List tokens, without their secrets
@@ -204,6 +209,8 @@ pub enum RoleWord {
     Proxy,
     /// Read everything, change nothing
     Viewer,
+    /// Read what is refused: for lists and CrowdSec's bouncers
+    Bouncer,
     /// Everything an operator does
     Admin,
 }
@@ -213,6 +220,7 @@ impl From<RoleWord> for Role {
         match word {
             RoleWord::Proxy => Self::Proxy,
             RoleWord::Viewer => Self::Viewer,
+            RoleWord::Bouncer => Self::Bouncer,
             RoleWord::Admin => Self::Admin,
         }
     }

@@ -28,6 +28,7 @@ pub mod doctor;
 mod documentation;
 pub mod error;
 pub mod explain;
+pub mod feeds;
 pub mod fleet;
 pub mod follow;
 pub mod geo;
@@ -150,6 +151,8 @@ enum Command {
     Keys(privacy::keys::KeysArgs),
     /// Say which address a pseudonym stands for, and note why
     Reveal(privacy::keys::RevealArgs),
+    /// Import lists of others again and again
+    Feeds(feeds::FeedsArgs),
     /// Say where addresses are; list and update the data that says so
     Geo(geo::GeoArgs),
     /// Take over what another system recorded, blocked and suspected
@@ -240,6 +243,7 @@ async fn ask(session: &mut Session, cli: &Cli, here: &Path) -> Result<()> {
         Command::Retention(args) => privacy::retention::run(session, &client, args).await,
         Command::Keys(args) => privacy::keys::run(session, &client, args).await,
         Command::Reveal(args) => privacy::keys::reveal(session, &client, args).await,
+        Command::Feeds(args) => feeds::run(session, &client, args).await,
         Command::Geo(args) => geo::run(session, &client, args).await,
         Command::Import(args) => import::run(session, &client, args).await,
         Command::Proxies => fleet::proxies(session, &client).await,

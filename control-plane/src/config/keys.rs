@@ -233,6 +233,11 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        path: "feeds.dir",
+        expected: "a path such as /var/lib/ipwarden/feeds",
+        set: |config, raw| put(&mut config.feeds_dir, raw.text().and_then(path).map(Some)),
+    },
+    Key {
         path: "detect.rules",
         expected: "the path of a rule file such as /etc/ipwarden/rules.toml",
         set: |config, raw| put(&mut config.detect.rules, raw.text().and_then(path).map(Some)),

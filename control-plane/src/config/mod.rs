@@ -69,6 +69,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where geolocation data is.
     pub geo: GeoFiles,
+    /// Where feeds' files and keys are; `feeds` in the data directory when absent.
+    pub feeds_dir: Option<PathBuf>,
     /// What follows from flags.
     pub detect: Detect,
     /// How long what is kept of clients, and in what form.
@@ -82,6 +84,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// The directory of feeds' files and keys.
+    #[must_use]
+    pub fn feeds_dir(&self) -> PathBuf {
+        self.feeds_dir.clone().unwrap_or_else(|| self.data_dir.join(crate::feeds::DIRECTORY))
+    }
+
     /// The directory of geolocation data.
     #[must_use]
     pub fn geo_dir(&self) -> PathBuf {
@@ -121,6 +129,7 @@ impl Default for Config {
             log_level: LogLevel::Info,
             log_format: LogFormat::Human,
             geo: GeoFiles::default(),
+            feeds_dir: None,
             detect: Detect::default(),
             privacy: Privacy::default(),
             notify: Vec::new(),

@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use ipwarden::config::ConfigError;
-use ipwarden::decisions::Revision;
 use ipwarden::decisions::wire::MAX_MESSAGE_BYTES;
+use ipwarden::decisions::{Revision, Tier};
 use ipwarden::limits::policy::MAX_PAYLOAD_BYTES;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -30,7 +31,8 @@ use crate::limits::{self, Policy};
 use crate::model::{NewDecision, tier};
 use crate::regions;
 use crate::store::{
-    self, Added, LimitsChanged, NewAudit, Removal, Removed, StateStore, StoreError,
+    self, Added, LimitsChanged, NewAudit, OriginSet, Removal, Removed, SetChanged, StateStore,
+    StoreError,
 };
 
 /// Largest decision set, encoded: what a proxy reads in one answer, less the limits beside it.
@@ -153,13 +155,45 @@ impl Hub {
         let inner = Arc::clone(&self.0);
         uncancelled(async move {
             let _turn = inner.turn.lock().await;
-            inner.refuse_what_no_proxy_could_load(&new).await?;
+            let targets =
+                new.iter().map(|new| (new.target, tier(new.action, &new.origin))).collect();
+            inner.refuse_what_no_proxy_could_load(targets).await?;
             match inner.store.add_decisions(new, audit, now).await {
                 Ok(mut added) => {
                     // A million changes are not worth a copy that nobody reads.
                     let changes = std::mem::take(&mut added.changes);
                     inner.publish(added.revision, changes, None).await;
                     Ok(added)
+                }
+                Err(error) => Err(inner.resynchronise(error).await.into()),
+            }
+        })
+        .await
+    }
+
+    /// Makes a set the decisions of its origin and tells every proxy what differs;
+    /// [`SetChanged::changes`] is empty in the result. Not cancelled with its caller.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing was changed.
+    pub async fn replace(
+        &self,
+        set: OriginSet,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<SetChanged, ChangeError> {
+        let inner = Arc::clone(&self.0);
+        uncancelled(async move {
+            let _turn = inner.turn.lock().await;
+            // What the origin has already counts twice here: the bound is not tight.
+            let of_set = tier(set.action, &set.origin);
+            let targets = set.listed.iter().map(|listed| (listed.target, of_set)).collect();
+            inner.refuse_what_no_proxy_could_load(targets).await?;
+            match inner.store.replace_origin(set, audit, now).await {
+                Ok(mut changed) => {
+                    let changes = std::mem::take(&mut changed.changes);
+                    inner.publish(changed.revision, changes, None).await;
+                    Ok(changed)
                 }
                 Err(error) => Err(inner.resynchronise(error).await.into()),
             }
@@ -349,12 +383,12 @@ impl Inner {
 
     async fn refuse_what_no_proxy_could_load(
         &self,
-        new: &[NewDecision],
+        new: Vec<(IpNet, Tier)>,
     ) -> Result<(), ChangeError> {
         let bound = {
             let stream = self.stream();
             stream.size_bound()
-                + new.iter().map(|new| stream::entry_bound(&new.target)).sum::<usize>()
+                + new.iter().map(|(target, _)| stream::entry_bound(target)).sum::<usize>()
         };
         if bound <= MAX_SET_BYTES {
             return Ok(());
@@ -362,8 +396,7 @@ impl Inner {
         // The bound is several times the size of sorted neighbours: measure it.
         let work = self.stream().projection();
         let now = self.clock.unix_seconds();
-        let added = new.iter().map(|new| (new.target, tier(new.action, &new.origin))).collect();
-        let measured = tokio::task::spawn_blocking(move || work.size_with(added, now)).await;
+        let measured = tokio::task::spawn_blocking(move || work.size_with(new, now)).await;
         match measured {
             Ok(Ok(size)) if size <= MAX_SET_BYTES => Ok(()),
             Ok(Ok(_)) => Err(ChangeError::Full),

@@ -12,7 +12,7 @@ use super::*;
 use crate::model::{Action, AuditEntry, Decision, Origin, Token};
 use crate::notify::{Backlog, Pending, Subscription};
 use crate::store::sqlite::SqliteState;
-use crate::store::{AutomaticBlock, BlockHistory, DecisionFilter, NewToken, PassDone};
+use crate::store::{AutomaticBlock, BlockHistory, DecisionFilter, NewToken, PassDone, StoredFeed};
 use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
 /// A store that can commit a change and then report an error, as one does whose connection
@@ -57,6 +57,44 @@ impl StateStore for Faulty {
         let removed = self.inner.remove_decisions(which, audit, now).await?;
         self.fails()?;
         Ok(removed)
+    }
+
+    async fn replace_origin(
+        &self,
+        set: OriginSet,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> store::Result<SetChanged> {
+        let changed = self.inner.replace_origin(set, audit, now).await?;
+        self.fails()?;
+        Ok(changed)
+    }
+
+    async fn ended_since(&self, _: Timestamp, _: usize, _: Timestamp) -> store::Result<Vec<IpNet>> {
+        unreachable!("the hub looks forward")
+    }
+
+    async fn feeds(&self) -> store::Result<Vec<StoredFeed>> {
+        unreachable!("the hub knows no feeds")
+    }
+
+    async fn put_feed(
+        &self,
+        _: &str,
+        _: String,
+        _: bool,
+        _: NewAudit,
+        _: Timestamp,
+    ) -> store::Result<bool> {
+        unreachable!("the hub knows no feeds")
+    }
+
+    async fn note_feed(&self, _: &str, _: Timestamp, _: String) -> store::Result<()> {
+        unreachable!("the hub knows no feeds")
+    }
+
+    async fn remove_feed(&self, _: &str, _: NewAudit, _: Timestamp) -> store::Result<bool> {
+        unreachable!("the hub knows no feeds")
     }
 
     async fn decisions(

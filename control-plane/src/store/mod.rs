@@ -33,6 +33,7 @@ pub(crate) mod contract;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -124,6 +125,70 @@ pub struct DecisionFilter {
     pub limit: usize,
 }
 
+/// A decision of a set that replaces another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Folded, truncated network.
+    pub target: IpNet,
+    /// Why; mostly the same for the whole set.
+    pub reason: Arc<str>,
+    /// Absolute end.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// All decisions that an origin is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginSet {
+    /// Whose.
+    pub origin: Origin,
+    /// Block or allow, for all of them.
+    pub action: Action,
+    /// The set; of equal targets the last counts.
+    pub listed: Vec<Listed>,
+    /// A live decision stays as it is where its end differs from the wanted one by at most
+    /// this: a set that is fetched again and again would change as a whole each time.
+    pub slack: std::time::Duration,
+}
+
+/// What replacing a set did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetChanged {
+    /// Revision after the change; unchanged when nothing differed.
+    pub revision: Revision,
+    /// Decisions of targets that had none of this origin and action.
+    pub added: u64,
+    /// Decisions that are gone.
+    pub removed: u64,
+    /// Decisions that got another end.
+    pub renewed: u64,
+    /// Decisions that stay as they are.
+    pub kept: u64,
+    /// The same change for the proxies: removals, then additions.
+    pub changes: Vec<Change>,
+}
+
+impl SetChanged {
+    /// The detail of the audit line.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let Self { added, removed, renewed, kept, .. } = self;
+        format!("{added} added, {removed} removed, {renewed} renewed, {kept} kept")
+    }
+}
+
+/// A feed as it is kept: texts that [`crate::feeds`] makes and reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFeed {
+    /// Its name.
+    pub name: String,
+    /// What an admin asked for, as JSON.
+    pub definition: String,
+    /// What became of it, as JSON.
+    pub status: String,
+    /// When it was made, or made anew.
+    pub created_at: Timestamp,
+}
+
 /// What a change of limits did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsChanged {
@@ -208,6 +273,47 @@ pub trait StateStore: Send + Sync {
         audit: NewAudit,
         now: Timestamp,
     ) -> Result<Removed>;
+
+    /// Makes a set the live decisions of its origin in one transaction, one revision: what is
+    /// not in it is removed, what is there already stays. A reason alone is no difference.
+    /// Where nothing differs there is no new revision and no audit line; else the audit
+    /// line's detail is [`SetChanged::in_words`].
+    async fn replace_origin(
+        &self,
+        set: OriginSet,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<SetChanged>;
+
+    /// Targets of decisions that were removed or ended after `since`, each once, at most
+    /// `most`: some of them may have a live decision again.
+    async fn ended_since(
+        &self,
+        since: Timestamp,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<Vec<IpNet>>;
+
+    /// All feeds by name.
+    async fn feeds(&self) -> Result<Vec<StoredFeed>>;
+
+    /// Stores a feed; one of that name is replaced and its status forgotten, if `replace`.
+    /// `false`, and nothing changed, when there is one and it is not to be replaced.
+    async fn put_feed(
+        &self,
+        name: &str,
+        definition: String,
+        replace: bool,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<bool>;
+
+    /// Notes what became of a feed; nothing where it is gone or was made anew after
+    /// `created_at`.
+    async fn note_feed(&self, name: &str, created_at: Timestamp, status: String) -> Result<()>;
+
+    /// Forgets a feed; its decisions are replaced by none before. `false` when there is none.
+    async fn remove_feed(&self, name: &str, audit: NewAudit, now: Timestamp) -> Result<bool>;
 
     /// Lists live decisions and says how many match without the limit and paging.
     async fn decisions(

@@ -21,6 +21,8 @@ fn let_in(method: &Method, path: &str) -> u16 {
         ("POST" | "PATCH" | "DELETE", "/v1/regions") => 400,
         ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
         ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,
+        ("PUT", "/v1/feeds/{name}") => 400,
+        (_, path) if path.starts_with("/v1/feeds/{name}") => 404,
         ("POST", "/privacy/opt-out") => 400,
         // No proxy has reported.
         ("GET", "/.well-known/gpc.json") => 404,
@@ -40,7 +42,9 @@ fn may(access: Access, role: Option<Role>) -> Result<(), u16> {
         (Access::Public, _) | (_, Some(Role::Admin)) => Ok(()),
         (_, None) => Err(401),
         (Access::AnyRole, Some(_)) => Ok(()),
-        (Access::Proxy, Some(Role::Proxy)) | (Access::Read, Some(Role::Viewer)) => Ok(()),
+        (Access::Proxy, Some(Role::Proxy))
+        | (Access::Read, Some(Role::Viewer))
+        | (Access::Decisions, Some(Role::Bouncer)) => Ok(()),
         _ => Err(403),
     }
 }
@@ -50,14 +54,19 @@ async fn every_route_asks_every_role() {
     let running = Running::start().await;
     let viewer = running.post("/v1/tokens", json!({"name": "viewer", "role": "viewer"})).await;
     let viewer = viewer["secret"].as_str().unwrap().to_owned();
+    let bouncer = running.post("/v1/tokens", json!({"name": "bouncer", "role": "bouncer"})).await;
+    let bouncer = bouncer["secret"].as_str().unwrap().to_owned();
     for (method, path, access, _) in TABLE {
         let method = Method::from_bytes(method.as_str().as_bytes()).unwrap();
         let url = path.replace("{name}", "nobody").replace("{ip}", "10.0.0.1").replace("{id}", "7");
-        for role in [None, Some(Role::Proxy), Some(Role::Viewer), Some(Role::Admin)] {
+        for role in [None].into_iter().chain(Role::ALL.map(Some)) {
             let request = match role {
                 None => running.anonymous(method.clone(), &url),
                 Some(Role::Proxy) => running.proxy(method.clone(), &url),
                 Some(Role::Viewer) => running.anonymous(method.clone(), &url).bearer_auth(&viewer),
+                Some(Role::Bouncer) => {
+                    running.anonymous(method.clone(), &url).bearer_auth(&bouncer)
+                }
                 Some(Role::Admin) => running.admin(method.clone(), &url),
             };
             let status = request.send().await.unwrap().status().as_u16();
@@ -80,9 +89,13 @@ async fn the_table_says_what_is_promised() {
     assert_eq!(row("PUT", "/v1/limits/{name}"), Access::Admin);
     for (method, path, access, _) in TABLE {
         let is_login = (method.as_str(), *path) == ("POST", "/v1/session");
-        assert_eq!(*access == Access::Public, !path.starts_with("/v1/") || is_login, "{path}");
+        let asks = path.starts_with("/v1/") || path.starts_with("/crowdsec/");
+        assert_eq!(*access == Access::Public, !asks || is_login, "{path}");
         let reads = method.as_str() == "GET";
-        assert!(reads || *access != Access::Read, "{method} {path} changes something");
+        assert!(
+            reads || !matches!(access, Access::Read | Access::Decisions),
+            "{method} {path} changes something"
+        );
     }
 }
 

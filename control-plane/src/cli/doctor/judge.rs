@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 
 use super::Check;
+use crate::api::feeds::FeedView;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
+use crate::cli::feeds::trouble;
 use crate::cli::fleet::{CLOCK_OFF_MS, SILENT_SECONDS};
 use crate::cli::geo::{in_words, is_stale};
 use crate::cli::place::Found;
@@ -245,6 +247,22 @@ pub(super) fn hooks(hooks: &[Hook], now: Timestamp) -> Vec<Check> {
             0 => Check::skip("notify", "nobody is told of suspects: [[notify]] in ipwarden.toml"),
             some => Check::ok("notify", counted(some, "hook in order", "hooks in order")),
         });
+    }
+    checks
+}
+
+/// Lists of others: each that could not be had or was not taken.
+pub(super) fn feeds(feeds: &[FeedView]) -> Vec<Check> {
+    let mut checks: Vec<Check> = feeds
+        .iter()
+        .filter_map(|feed| {
+            let mend = format!("`ipwarden feeds show {}` says more", clean(&feed.name));
+            Some(Check::warn("feeds", trouble(feed)?, mend))
+        })
+        .collect();
+    if checks.is_empty() && !feeds.is_empty() {
+        let text = counted(feeds.len() as u64, "feed in force", "feeds in force");
+        checks.push(Check::ok("feeds", text));
     }
     checks
 }

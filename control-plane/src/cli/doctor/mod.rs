@@ -200,6 +200,10 @@ async fn service(
         // A service of a version without them.
         Err(error) => checks.push(Check::skip("notify", error.to_string())),
     }
+    match client.feeds().await {
+        Ok(found) => checks.extend(judge::feeds(&found.feeds)),
+        Err(error) => checks.push(Check::skip("feeds", error.to_string())),
+    }
     checks.extend(judge::geo(&status));
     match settled_fleet(client).await {
         Ok(fleet) => checks.extend(judge::proxies(&fleet.proxies, answered_at)),

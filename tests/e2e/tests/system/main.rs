@@ -1,6 +1,7 @@
 //! The whole system in a real Envoy.
 
 mod command_line;
+mod crowdsec;
 mod decisions;
 mod detect;
 mod failures;

@@ -1,5 +1,6 @@
 //! What every [`StateStore`] must do.
 
+mod feeds;
 mod limits;
 mod model;
 mod notify;
@@ -32,6 +33,10 @@ macro_rules! state_contract {
             listing_filters_counts_and_pages,
             sweeping_keeps_the_revision_and_what_lives,
             numbers_are_never_given_twice,
+            a_set_replaces_what_its_origin_had_in_one_revision,
+            what_differs_little_in_its_end_stays_as_it_is,
+            targets_that_ended_are_told,
+            a_feed_is_kept_with_what_became_of_it,
             limits_and_decisions_share_one_revision,
             a_limit_is_kept_until_it_is_removed,
             resets_are_numbered_on_and_grow_old,
@@ -59,6 +64,10 @@ macro_rules! state_contract {
         )*
     };
 }
+pub(crate) use feeds::{
+    a_feed_is_kept_with_what_became_of_it, a_set_replaces_what_its_origin_had_in_one_revision,
+    targets_that_ended_are_told, what_differs_little_in_its_end_stays_as_it_is,
+};
 pub(crate) use limits::{
     a_limit_is_kept_until_it_is_removed, limits_agree_with_what_was_foreseen,
     limits_and_decisions_share_one_revision, resets_are_numbered_on_and_grow_old,

@@ -2,6 +2,7 @@
 //! so does a proxy that only follows the changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipwarden::decisions::{Change, Entry};
@@ -13,12 +14,13 @@ use super::{all, audit, block, feed, ids, net, start};
 use crate::model::{Action, Decision, DecisionId, NewDecision, Origin};
 use crate::store::contract::{Fixture, law};
 use crate::store::view::wire_expiry;
-use crate::store::{DecisionFilter, Removal, StateStore};
+use crate::store::{DecisionFilter, Listed, OriginSet, Removal, StateStore};
 
 /// One thing that can happen to a store.
 #[derive(Debug, Clone)]
 enum Event {
     Add(Vec<(usize, Action, Origin, Option<u64>)>),
+    Replace(Vec<usize>, Action, Option<u64>, u64),
     RemoveTargets(Vec<usize>, Action, Option<Origin>),
     RemoveId(DecisionId),
     Wait(u64),
@@ -53,6 +55,13 @@ fn any_event() -> impl Strategy<Value = Event> {
     let new = (target.clone(), any_action(), any_origin(), proptest::option::of(1u64..100));
     prop_oneof![
         6 => proptest::collection::vec(new, 1..6).prop_map(Event::Add),
+        3 => (
+            proptest::collection::vec(target.clone(), 0..6),
+            any_action(),
+            proptest::option::of(1u64..100),
+            0u64..50,
+        )
+            .prop_map(|(targets, action, life, slack)| Event::Replace(targets, action, life, slack)),
         2 => (
             proptest::collection::vec(target, 1..4),
             any_action(),
@@ -174,6 +183,62 @@ where
                     prop_assert_eq!(added.replaced, replaced);
                     model.revision += 1;
                     model.follow(&added.changes);
+                }
+                Event::Replace(targets, action, life, slack) => {
+                    let expires_at = life.map(|life| now + Duration::from_secs(life));
+                    let slack = Duration::from_secs(slack);
+                    let listed = targets.iter().map(|at| Listed {
+                        target: net(TARGETS[*at]),
+                        reason: Arc::from("listed"),
+                        expires_at,
+                    });
+                    let set = OriginSet { origin: feed(), action, listed: listed.collect(), slack };
+                    let changed = open.replace_origin(set, audit(""), now).await.unwrap();
+                    let near = |end: Option<Timestamp>| match (end, expires_at) {
+                        (Some(end), Some(wanted)) => {
+                            end.duration_since(wanted).unsigned_abs() <= slack
+                        }
+                        (None, None) => true,
+                        _ => false,
+                    };
+                    let wanted: std::collections::BTreeSet<_> = targets.into_iter().collect();
+                    let stays = |old: &Decision| {
+                        old.action == action
+                            && near(old.expires_at)
+                            && wanted.iter().any(|at| net(TARGETS[*at]) == old.target)
+                    };
+                    let gone = model.remove(now, |old| old.origin == feed() && !stays(old));
+                    let new: Vec<_> = wanted
+                        .iter()
+                        .map(|at| net(TARGETS[*at]))
+                        .filter(|target| {
+                            !model.decisions.iter().any(|old| {
+                                old.origin == feed()
+                                    && old.target == *target
+                                    && old.action == action
+                            })
+                        })
+                        .collect();
+                    prop_assert_eq!(changed.removed + changed.renewed, gone.len() as u64);
+                    prop_assert_eq!(changed.added + changed.renewed, new.len() as u64);
+                    model.revision += u64::from(!gone.is_empty() || !new.is_empty());
+                    // In whatever order the numbers were given.
+                    for change in &changed.changes {
+                        let Change::Add(entry) = change else { continue };
+                        prop_assert!(new.contains(&entry.target));
+                        model.decisions.push(Decision {
+                            id: entry.id,
+                            target: entry.target,
+                            action,
+                            origin: feed(),
+                            reason: "listed".to_owned(),
+                            created_at: now,
+                            expires_at,
+                        });
+                    }
+                    model.decisions.sort_by_key(|decision| decision.id);
+                    model.next += new.len() as DecisionId;
+                    model.follow(&changed.changes);
                 }
                 Event::RemoveTargets(targets, action, origin) => {
                     let targets: Vec<_> = targets.into_iter().map(|at| net(TARGETS[at])).collect();

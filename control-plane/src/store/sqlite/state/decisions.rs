@@ -19,7 +19,9 @@ use crate::model::{Action, Decision, DecisionId, NewDecision, Origin, Revision, 
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::wire_expiry;
-use crate::store::{Added, DecisionFilter, Removal, Removed, StoreError};
+use crate::store::{
+    Added, DecisionFilter, Listed, OriginSet, Removal, Removed, SetChanged, StoreError,
+};
 
 /// Decisions forgotten in one transaction.
 pub(super) const SWEEP_ROWS: u64 = 20_000;
@@ -54,10 +56,7 @@ pub(super) fn add(tx: &Transaction<'_>, new: &[NewDecision], now: Timestamp) -> 
          WHERE target = ?1 AND tier = ?2 AND origin = ?3 AND removed IS NULL",
     )?;
     let mut retire = prepare_retire(tx)?;
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO decisions (id, target, tier, origin, reason, created_at, expires_at, added) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?;
+    let mut insert = tx.prepare_cached(INSERT)?;
     for (decision, id) in new.iter().zip(first_id..) {
         let tier = tier(decision.action, &decision.origin);
         let target = key::key(&decision.target);
@@ -93,6 +92,139 @@ pub(super) fn add(tx: &Transaction<'_>, new: &[NewDecision], now: Timestamp) -> 
     let ids = (first_id..).take(new.len()).collect();
     removals.extend(additions.into_iter().flatten());
     Ok(Added { revision, ids, replaced, changes: removals })
+}
+
+/// Makes a set the live decisions of its origin as one revision; none where nothing differs.
+pub(super) fn replace(tx: &Transaction<'_>, set: &OriginSet, now: Timestamp) -> Work<SetChanged> {
+    let now_us = now.as_microsecond();
+    let slack_us = i64::try_from(set.slack.as_micros()).unwrap_or(i64::MAX);
+    let tier = tier(set.action, &set.origin);
+    let origin = String::from(set.origin.clone());
+    let mut present = Present::load(tx, &origin, tier, now_us)?;
+    // Of equal targets the last counts.
+    let last: HashMap<IpNet, usize> =
+        set.listed.iter().enumerate().map(|(at, listed)| (listed.target, at)).collect();
+    let (mut kept, mut renewed) = (0, 0);
+    let mut wanted: Vec<&Listed> = Vec::new();
+    for (at, listed) in set.listed.iter().enumerate() {
+        if last.get(&listed.target) != Some(&at) {
+            continue;
+        }
+        let end = listed.expires_at.map(|end| end.as_microsecond());
+        match present.live.remove(&listed.target) {
+            Some((_, there)) if is_near(there, end, slack_us) => kept += 1,
+            Some((id, _)) => {
+                renewed += 1;
+                present.gone.push((listed.target, id));
+                wanted.push(listed);
+            }
+            None => wanted.push(listed),
+        }
+    }
+    present.gone.extend(present.live.drain().map(|(target, (id, _))| (target, id)));
+    let mut changed = SetChanged {
+        revision: revision(tx)?,
+        added: wanted.len() as u64 - renewed,
+        removed: present.gone.len() as u64 - renewed,
+        renewed,
+        kept,
+        changes: Vec::with_capacity(present.gone.len() + wanted.len()),
+    };
+    if present.gone.is_empty() && wanted.is_empty() {
+        return Ok(changed);
+    }
+    changed.revision = next_revision(tx)?;
+    let number = changed.revision.number.cast_signed();
+    let mut retire = prepare_retire(tx)?;
+    for id in present.ended {
+        retire.execute(params![id, number, now_us])?;
+    }
+    for (target, id) in present.gone {
+        retire.execute(params![id, number, now_us])?;
+        changed.changes.push(Change::Remove { target, id });
+    }
+    let mut texts = Texts::default();
+    let origin = texts.id(tx, &origin)?;
+    let mut insert = tx.prepare_cached(INSERT)?;
+    for (listed, id) in wanted.iter().zip(take_ids(tx, wanted.len())?..) {
+        let reason = texts.id(tx, &listed.reason)?;
+        let target = key::key(&listed.target);
+        let end = listed.expires_at.map(|end| end.as_microsecond());
+        insert.execute(params![id, target, tier as u8, origin, reason, now_us, end, number])?;
+        changed.changes.push(Change::Add(Entry {
+            target: listed.target,
+            tier,
+            id,
+            expires_at: wire_expiry(listed.expires_at),
+        }));
+    }
+    Ok(changed)
+}
+
+/// Whether two ends are near enough to be taken for one.
+fn is_near(there: Option<i64>, wanted: Option<i64>, slack_us: i64) -> bool {
+    match (there, wanted) {
+        (Some(there), Some(wanted)) => there.abs_diff(wanted) <= slack_us.unsigned_abs(),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// What an origin has.
+#[derive(Default)]
+struct Present {
+    /// Live ones of the tier: number and end.
+    live: HashMap<IpNet, (DecisionId, Option<i64>)>,
+    /// Live ones of another tier.
+    gone: Vec<(IpNet, DecisionId)>,
+    /// Those that have ended and would stand in the way of new ones.
+    ended: Vec<DecisionId>,
+}
+
+impl Present {
+    fn load(tx: &Transaction<'_>, origin: &str, tier: Tier, now_us: i64) -> Work<Self> {
+        let mut present = Self::default();
+        let Some(origin) = Texts::find(tx, origin)? else { return Ok(present) };
+        // Nothing but the index is read: an index of its own would cost each import more.
+        let mut statement = tx.prepare_cached(
+            "SELECT id, target, tier, expires_at FROM decisions INDEXED BY decisions_live \
+             WHERE removed IS NULL AND origin = ?1",
+        )?;
+        let mut rows = statement.query([origin])?;
+        while let Some(row) = rows.next()? {
+            let (id, target, end): (_, _, Option<i64>) =
+                (row.get(0)?, self::target(row, 1)?, row.get(3)?);
+            if end.is_some_and(|end| end <= now_us) {
+                present.ended.push(id);
+            } else if row.get::<_, u8>(2)? == tier as u8 {
+                present.live.insert(target, (id, end));
+            } else {
+                present.gone.push((target, id));
+            }
+        }
+        Ok(present)
+    }
+}
+
+/// Targets of decisions that were removed or ended after a time, each once.
+pub(super) fn ended_since(
+    tx: &Transaction<'_>,
+    since: Timestamp,
+    most: usize,
+    now: Timestamp,
+) -> Work<Vec<IpNet>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT DISTINCT target FROM decisions \
+         WHERE removed_at > ?1 OR (removed IS NULL AND expires_at > ?1 AND expires_at <= ?2) \
+         LIMIT ?3",
+    )?;
+    let mut rows =
+        statement.query(params![since.as_microsecond(), now.as_microsecond(), limit(most)])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push(target(row, 0)?);
+    }
+    Ok(out)
 }
 
 /// Removes live decisions as one revision; none when nothing matches.
@@ -272,6 +404,9 @@ pub(super) fn all_of_target(
     Ok(out)
 }
 
+const INSERT: &str = "INSERT INTO decisions \
+     (id, target, tier, origin, reason, created_at, expires_at, added) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 const SELECT_FIELDS: &str =
     "SELECT d.id, d.target, d.tier, o.text, r.text, d.created_at, d.expires_at";
 const JOIN_TEXTS: &str = "JOIN texts o ON o.id = d.origin JOIN texts r ON r.id = d.reason";

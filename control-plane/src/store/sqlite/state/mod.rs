@@ -3,6 +3,7 @@
 //! Times are kept to the microsecond.
 
 mod decisions;
+mod feeds;
 mod key;
 mod limits;
 mod outbox;
@@ -33,7 +34,7 @@ use crate::store::aging::{AgingState, ErasedState, Step, SubjectState};
 use crate::store::view::time_of_us;
 use crate::store::{
     Added, AutomaticBlock, BlockHistory, DecisionFilter, LimitsChanged, NewAudit, NewToken,
-    PassDone, Removal, Removed, Result, StateStore, StoreError,
+    OriginSet, PassDone, Removal, Removed, Result, SetChanged, StateStore, StoreError, StoredFeed,
 };
 use crate::suspects::{Closing, Noted, Sighting, Suspect, SuspectFilter};
 
@@ -53,6 +54,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/state/005_notify.sql")),
         M::up(include_str!("../../../../migrations/state/006_regions.sql")),
         M::up(include_str!("../../../../migrations/state/007_privacy.sql")),
+        M::up(include_str!("../../../../migrations/state/008_feeds.sql")),
     ],
     // A list of a million is one transaction; were its pages to leave the cache before the
     // commit, it would take twice as long. Given back afterwards.
@@ -154,6 +156,75 @@ impl StateStore for SqliteState {
             .await?;
         self.tidy(removed.changes.len()).await;
         Ok(removed)
+    }
+
+    async fn replace_origin(
+        &self,
+        set: OriginSet,
+        mut audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<SetChanged> {
+        let changed = self
+            .write(move |tx| {
+                let changed = decisions::replace(tx, &set, now)?;
+                if !changed.changes.is_empty() {
+                    audit.detail = changed.in_words();
+                    tokens::note(tx, &audit, now)?;
+                }
+                Ok(changed)
+            })
+            .await?;
+        self.tidy(changed.changes.len()).await;
+        Ok(changed)
+    }
+
+    async fn ended_since(
+        &self,
+        since: Timestamp,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<Vec<IpNet>> {
+        self.readers.read(move |tx| decisions::ended_since(tx, since, most, now)).await
+    }
+
+    async fn feeds(&self) -> Result<Vec<StoredFeed>> {
+        self.readers.read(feeds::all).await
+    }
+
+    async fn put_feed(
+        &self,
+        name: &str,
+        definition: String,
+        replace: bool,
+        audit: NewAudit,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |tx| {
+            let put = feeds::put(tx, &name, &definition, replace, now)?;
+            if put {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(put)
+        })
+        .await
+    }
+
+    async fn note_feed(&self, name: &str, created_at: Timestamp, status: String) -> Result<()> {
+        let name = name.to_owned();
+        self.write(move |tx| feeds::note(tx, &name, created_at, &status)).await
+    }
+
+    async fn remove_feed(&self, name: &str, audit: NewAudit, now: Timestamp) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |tx| {
+            let removed = feeds::remove(tx, &name)?;
+            if removed {
+                tokens::note(tx, &audit, now)?;
+            }
+            Ok(removed)
+        })
+        .await
     }
 
     async fn decisions(

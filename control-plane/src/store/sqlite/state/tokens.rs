@@ -38,7 +38,7 @@ pub(super) fn live(tx: &Transaction<'_>) -> Work<Vec<(Token, [u8; 32])>> {
     let mut out = Vec::new();
     while let Some(row) = rows.next()? {
         let role: String = row.get(2)?;
-        let role = [Role::Proxy, Role::Viewer, Role::Admin]
+        let role = Role::ALL
             .into_iter()
             .find(|known| known.as_str() == role)
             .ok_or_else(|| Failure::damaged("a token has an unknown role"))?;

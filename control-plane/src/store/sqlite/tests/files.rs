@@ -99,7 +99,7 @@ fn a_file_of_a_later_version_is_refused() {
     place.edit("PRAGMA user_version = 1000");
     place.refused(
         "store can't be used: {} was written by a later version of ipwarden (schema 1000, this \
-         version knows 7): run that version, or choose another data directory",
+         version knows 8): run that version, or choose another data directory",
     );
 }
 
