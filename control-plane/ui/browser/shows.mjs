@@ -1,8 +1,9 @@
 // What the dashboard must do, seen in a real browser, through a real Envoy. Run by
 // tests/e2e/tests/browser.rs, one show at a time.
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { createRequire } from "node:module";
+import { join } from "node:path";
 import { ask, asked, browse, check, login, until, world } from "./lib.mjs";
 
 const PAGES = ["/", "/suspects", "/decisions", "/records", "/address?target=", "/limits", "/fleet", "/settings"];
@@ -247,6 +248,53 @@ const shows = {
       await page.unroute("**/v1/**");
       await until("it is well again", async () => (await page.locator(".banner").count()) === 0);
       const own = complaints.filter((text) => !/net::ERR_FAILED/.test(text));
+      check(own.length === 0, `a quiet console: ${own}`);
+    });
+  },
+
+  async a_feed_is_added_withheld_taken_and_removed() {
+    const listed = "90.0.0.7";
+    mkdirSync(world.feeds, { recursive: true });
+    const publish = (count) =>
+      writeFileSync(join(world.feeds, "list.txt"), Array.from({ length: count }, (_, at) => `90.0.${at >> 8}.${at & 255}\n`).join(""));
+    publish(400);
+    await browse(async (page, complaints) => {
+      await login(page);
+      await page.goto(`${world.api}/settings`);
+      await page.getByRole("button", { name: "Add a feed" }).click();
+      const dialog = page.getByRole("dialog");
+      const add = async (location) => {
+        await dialog.getByLabel("Location").fill(location);
+        await dialog.getByRole("button", { name: "Add", exact: true }).click();
+      };
+      await dialog.getByLabel("Name").fill("drop");
+      await dialog.getByLabel("Whose work it is").fill("The Publisher");
+      await add("http://127.0.0.1/list.txt");
+      await dialog.getByText("127.0.0.1 is a private or reserved address").waitFor();
+      await add("file:list.txt");
+      const row = page.getByRole("region", { name: "Feeds" }).locator("tbody tr");
+      const says = (text) => until(`the feed's row says ${text}`, async () => (await row.innerText()).includes(text));
+      await row.waitFor();
+      const fetched = row.getByRole("button", { name: "Fetch drop now" });
+      await fetched.click();
+      await says("400");
+      check((await row.innerText()).includes("The Publisher"), "whose work it is");
+      await until("who is listed is refused", async () => (await ask(listed)) === 403);
+      // Less than half of it: a person is asked.
+      publish(10);
+      await fetched.click();
+      await says("it has 10 entries, the last good one has 400: less than half");
+      check((await ask("90.0.1.9")) === 403, "the last good one is in force");
+      await row.getByRole("button", { name: "Take it" }).click();
+      await until("it is taken", async () => (await row.getByText("withheld").count()) === 0);
+      await until("who is listed no more is let in", async () => (await ask("90.0.1.9")) === 200);
+      check((await ask(listed)) === 403, "who is still listed is not");
+      await row.getByRole("button", { name: "Remove drop" }).click();
+      check((await dialog.innerText()).includes("Its 10 decisions go with it."), "what goes with it is said");
+      await dialog.getByRole("button", { name: "Remove", exact: true }).click();
+      await page.getByText("No list is fetched from elsewhere.").waitFor();
+      await until("everybody is let in", async () => (await ask(listed)) === 200);
+      const own = complaints.filter((text) => !/status of 422/.test(text));
       check(own.length === 0, `a quiet console: ${own}`);
     });
   },

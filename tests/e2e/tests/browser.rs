@@ -52,6 +52,7 @@ async fn show_with(name: &str, privacy: serde_json::Value) {
         "site": format!("http://127.0.0.1:{}", system.site_port),
         "admin": system.token("admin"),
         "viewer": made["secret"],
+        "feeds": system.data_dir().join("feeds"),
     });
     eventually("the geography is loaded", async || {
         let geo = system.api("GET", "/v1/geo/90.0.0.7", None).await;
@@ -97,6 +98,11 @@ async fn pseudonyms_are_listed_as_pseudonyms_and_narrow_by_a_click() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_span_is_zoomed_and_compared_and_an_outage_is_said_and_survived() {
     show("the_span_is_zoomed_and_compared_and_the_stream_comes_back").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_is_added_a_sharp_change_taken_and_its_decisions_go_with_it() {
+    show("a_feed_is_added_withheld_taken_and_removed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,6 +215,7 @@ function Notify() {
 const ROLES: [string, string][] = [
   ["viewer", "viewer: reads"],
   ["proxy", "proxy: an Envoy"],
+  ["bouncer", "bouncer: reads what is refused"],
   ["admin", "admin: everything"],
 ];
 
