@@ -496,6 +496,8 @@ mod tests {
             [geo]
             dir = "/srv/geo"
             files = ["city.mmdb", "/opt/asn.mmdb"]
+            [feeds]
+            dir = "/srv/feeds"
             [detect]
             rules = "/etc/ipwarden/rules.toml"
             low = "none"
@@ -558,6 +560,7 @@ mod tests {
                     dir: Some("/srv/geo".into()),
                     files: vec!["city.mmdb".into(), "/opt/asn.mmdb".into()],
                 },
+                feeds_dir: Some("/srv/feeds".into()),
                 detect: Detect {
                     rules: Some("/etc/ipwarden/rules.toml".into()),
                     policy: Policy {
