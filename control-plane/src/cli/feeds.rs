@@ -41,7 +41,7 @@ pub enum FeedsCommand {
         name: String,
     },
     /// Add one and fetch it
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// Fetch one now, or all of them
     Refresh {
         /// Its name; all of them if absent
