@@ -201,6 +201,9 @@ pub struct Detection {
     pub forgotten: Gauge<u64, AtomicU64>,
     /// Flags not raised because the address is known.
     pub spared: Gauge<u64, AtomicU64>,
+    /// Addresses whose names were asked for: verified, other, unknown (no answer in time), skipped
+    /// (too many at once).
+    pub names: Family<Kind, Counter>,
     /// Rules in force.
     pub rules: Gauge<u64, AtomicU64>,
     /// 1 while the rule file is not in order and the old rules stay.
@@ -316,6 +319,11 @@ impl Metrics {
             metrics.geo_files.clone(),
         );
         r.register("flags", "Flags of detectors by what became of them", metrics.flags.clone());
+        r.register(
+            "detect_names",
+            "Addresses whose names were asked for, by what came of it",
+            metrics.detect.names.clone(),
+        );
         r.register_with_unit(
             "detect_pass",
             "Time that the hourly pass takes",
@@ -507,6 +515,13 @@ impl Metrics {
     pub fn flags(&self, kind: &'static str, count: usize) {
         if count > 0 {
             self.flags.get_or_create(&Kind(kind)).inc_by(count as u64);
+        }
+    }
+
+    /// Counts addresses whose names were asked for, by what came of it.
+    pub fn names(&self, kind: &'static str, count: usize) {
+        if count > 0 {
+            self.detect.names.get_or_create(&Kind(kind)).inc_by(count as u64);
         }
     }
 

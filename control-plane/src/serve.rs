@@ -27,6 +27,7 @@ use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::detect::feed::{Feed, FeedError, Watcher};
+use crate::detect::names::{Names, NamesError};
 use crate::detect::pass::run::Pass;
 use crate::feeds::bouncers::Bouncers;
 use crate::feeds::{Feeds, keeper};
@@ -99,6 +100,9 @@ pub enum ServeError {
     /// Detection can't start.
     #[error(transparent)]
     Detect(#[from] FeedError),
+    /// Names of crawlers can't be looked up.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// Nobody can be told of suspects.
     #[error(transparent)]
     Notify(#[from] NotifyError),
@@ -230,6 +234,12 @@ impl Service {
             clock.clone(),
             Arc::clone(&metrics),
         )?;
+        let names = config
+            .detect
+            .resolver
+            .map(|server| Names::new(server, feed.in_force().clone(), Arc::clone(&metrics)))
+            .transpose()?;
+        let judge = judge.with_names(names.clone());
         let pass = Pass::new(
             Arc::clone(&state),
             Arc::clone(&log),
@@ -239,6 +249,7 @@ impl Service {
             clock.clone(),
             Arc::clone(&metrics),
             keys.clone(),
+            names,
             &config.detect,
         );
         let subjects = Subjects::new(subjects::Parts {

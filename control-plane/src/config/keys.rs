@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{AfterRaw, Config, ConfigError, Keep, LogFormat, LogLevel};
+use crate::detect::names::Server;
 use crate::detect::policy::Response;
 use crate::geo::files::MAX_FILES;
 use crate::store::clickhouse::{self, ClickHouseUrl};
@@ -241,6 +242,14 @@ pub(super) const KEYS: &[Key] = &[
         path: "detect.rules",
         expected: "the path of a rule file such as /etc/ipwarden/rules.toml",
         set: |config, raw| put(&mut config.detect.rules, raw.text().and_then(path).map(Some)),
+    },
+    Key {
+        path: "detect.resolver",
+        expected: "system, or the address of a name server such as 127.0.0.1 or 192.0.2.53:5353",
+        set: |config, raw| {
+            let server = raw.text().and_then(Server::from_word);
+            put(&mut config.detect.resolver, server.map(Some))
+        },
     },
     Key {
         path: "detect.low",

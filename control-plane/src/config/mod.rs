@@ -16,6 +16,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::detect::names::Server;
 use crate::detect::pass;
 use crate::detect::policy::Policy;
 use crate::notify::Hook;
@@ -144,6 +145,8 @@ impl Default for Config {
 pub struct Detect {
     /// The operator's rule file; the rules that ipwarden brings alone when absent.
     pub rules: Option<PathBuf>,
+    /// Whom to ask for names of addresses; nobody when absent.
+    pub resolver: Option<Server>,
     /// What each severity leads to.
     pub policy: Policy,
     /// The hourly pass.
@@ -158,6 +161,7 @@ impl Default for Detect {
     fn default() -> Self {
         Self {
             rules: None,
+            resolver: None,
             policy: Policy::default(),
             pass: pass::Settings::default(),
             open_for: Duration::from_secs(14 * 86_400),
@@ -500,6 +504,7 @@ mod tests {
             dir = "/srv/feeds"
             [detect]
             rules = "/etc/ipwarden/rules.toml"
+            resolver = "192.0.2.53:5353"
             low = "none"
             medium = "review"
             high = "block"
@@ -563,6 +568,7 @@ mod tests {
                 feeds_dir: Some("/srv/feeds".into()),
                 detect: Detect {
                     rules: Some("/etc/ipwarden/rules.toml".into()),
+                    resolver: Some(Server::At("192.0.2.53:5353".parse().unwrap())),
                     policy: Policy {
                         responses: [
                             Response::None,

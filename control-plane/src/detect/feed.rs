@@ -48,6 +48,12 @@ pub struct Feed {
 pub struct InForce(Arc<RwLock<(Rules, Option<String>)>>);
 
 impl InForce {
+    /// These.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self(Arc::new(RwLock::new((rules, None))))
+    }
+
     /// The rules.
     #[must_use]
     pub fn rules(&self) -> Rules {
@@ -125,7 +131,7 @@ impl Feed {
             None => Rules::default_rules(),
         };
         metrics.detect.rules.set(rules.list().len() as u64);
-        let in_force = InForce(Arc::new(RwLock::new((rules.clone(), None))));
+        let in_force = InForce::new(rules.clone());
         let (queue, work) = sync_channel(QUEUE_BATCHES);
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut thread = Thread {

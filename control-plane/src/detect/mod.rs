@@ -5,6 +5,7 @@
 //! | [`examples`] | the lines that each rule carries, run through it alone |
 //! | [`feed`] | batches on their way to the streaming detectors |
 //! | [`forest`] | the isolation forest |
+//! | [`names`] | verified names of crawlers, where a resolver is configured |
 //! | [`pass`] | the hourly pass |
 //! | [`policy`] | what follows from flags: nothing, a look, a block |
 //! | [`rules`] | the rules as data: parsing with places, compiling, the defaults |
@@ -20,6 +21,7 @@
 pub mod examples;
 pub mod feed;
 pub mod forest;
+pub mod names;
 pub mod pass;
 pub mod policy;
 pub mod rules;

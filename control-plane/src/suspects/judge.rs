@@ -20,6 +20,7 @@ use super::words;
 use super::{Closing, Noted, Sighting, Status, Suspect, SuspectFilter};
 use crate::clock::Clock;
 use crate::config::Detect;
+use crate::detect::names::Names;
 use crate::detect::policy::{self, Action as Response, leading};
 use crate::detect::{Flag, FlagSink, Severity, Source, target_of};
 use crate::geo::{Geo, Places, Spot};
@@ -158,6 +159,7 @@ pub struct Judge {
     suspects: Suspects,
     flags: mpsc::Receiver<Vec<Flag>>,
     geo: Geo,
+    names: Option<Names>,
 }
 
 /// The limit of automatic blocks, as it acts.
@@ -222,7 +224,7 @@ impl Suspects {
             brake: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }));
-        (suspects.clone(), Judge { suspects, flags, geo })
+        (suspects.clone(), Judge { suspects, flags, geo, names: None })
     }
 
     /// The brake, if it acted in the last hour.
@@ -515,6 +517,13 @@ impl FlagSink for Suspects {
 }
 
 impl Judge {
+    /// With somebody who knows crawlers by their names.
+    #[must_use]
+    pub fn with_names(mut self, names: Option<Names>) -> Self {
+        self.names = names;
+        self
+    }
+
     /// Runs until [`Suspects::stop`]; what waits then is still noted.
     pub async fn run(mut self) {
         let suspects = self.suspects.clone();
@@ -546,6 +555,9 @@ impl Judge {
         let inner = &self.suspects.0;
         let mut flags: Vec<Flag> = messages.drain(..).flatten().collect();
         inner.queued.fetch_sub(flags.len(), Ordering::Relaxed);
+        if let Some(names) = &self.names {
+            names.spare(&mut flags).await;
+        }
         places.refresh();
         while !flags.is_empty() {
             let rest = flags.split_off(flags.len().min(NOTE_FLAGS));

@@ -14,6 +14,7 @@ use super::rules::{self, Position};
 use crate::clock::Clock;
 use crate::detect::Flag;
 use crate::detect::feed::InForce;
+use crate::detect::names::Names;
 use crate::detect::policy::Response;
 use crate::geo::{Geo, Places};
 use crate::hub::Hub;
@@ -44,6 +45,7 @@ struct Inner {
     keys: Keys,
     settings: Settings,
     policy: crate::detect::policy::Policy,
+    names: Option<Names>,
     /// One at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -78,6 +80,7 @@ impl Pass {
         clock: Clock,
         metrics: Arc<Metrics>,
         keys: Keys,
+        names: Option<Names>,
         detect: &crate::config::Detect,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -91,6 +94,7 @@ impl Pass {
             keys,
             settings: detect.pass.clone(),
             policy: detect.policy.clone(),
+            names,
             turn: tokio::sync::Mutex::default(),
         }))
     }
@@ -196,6 +200,9 @@ impl Pass {
             inner.policy.response(flag.severity) != Response::None
                 && !known.knows(flag.target.addr())
         });
+        if let Some(names) = &inner.names {
+            names.spare(&mut flags).await;
+        }
         if !dry {
             self.note(hour, complete, (addresses, requests), &flags, now).await?;
             inner.metrics.pass_seconds.observe(started.elapsed().as_secs_f64());

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 
 use self::bucket::{Bucket, Poured};
 use super::rules::matcher::{Match, Scratch};
-use super::rules::{Distinct, GroupBy, Known, Rule, Rules};
+use super::rules::{Distinct, GroupBy, Rule, Rules};
 use super::table::{Slot, Table, address_key, asn_key, key_address, network_key};
 use super::{Flag, Observation, Source, target_of};
 use crate::privacy::Veil;
@@ -73,14 +73,6 @@ pub struct Figures {
     pub given_up: u64,
 }
 
-/// Says whether the name of an address, found by reverse look-up and confirmed by forward
-/// look-up, lies in one of the domains. It is asked only when a flag would be raised, so seldom,
-/// and must answer from what it knows: an unknown address is not spared.
-pub trait VerifiedNames: Send {
-    /// Whether a verified name of `ip` lies in one of `domains`.
-    fn lies_in(&mut self, ip: IpAddr, domains: &[String]) -> bool;
-}
-
 /// The detectors.
 pub struct Detectors {
     rules: Rules,
@@ -88,7 +80,6 @@ pub struct Detectors {
     addresses: Table,
     groups: Table,
     scratch: Scratch,
-    names: Option<Box<dyn VerifiedNames>>,
     /// What the addresses are that it is shown.
     veil: Veil,
     cursor: usize,
@@ -119,20 +110,12 @@ impl Detectors {
             addresses: Table::new(limits.addresses),
             groups: Table::new(limits.groups),
             scratch: Scratch::default(),
-            names: None,
             veil: Veil::NONE,
             cursor: 0,
             bucket_bytes: 0,
             latest_us: 0,
             figures: Figures::default(),
         }
-    }
-
-    /// With somebody who verifies names.
-    #[must_use]
-    pub fn with_names(mut self, names: Box<dyn VerifiedNames>) -> Self {
-        self.names = Some(names);
-        self
     }
 
     /// For addresses that are not as they came: none of them is known as a crawler's. Whoever
@@ -244,11 +227,7 @@ impl Detectors {
                 }
             }
         }
-        let names = &mut self.names;
-        flags.retain(|flag| {
-            let ip = flag.target.addr();
-            !rules.known().iter().any(|known| is_known(ip, known, names.as_deref_mut()))
-        });
+        flags.retain(|flag| !rules.knows(flag.target.addr()));
         self.figures.flags += flags.len() as u64;
         flags
     }
@@ -442,19 +421,11 @@ impl Detectors {
         }
         let before = flags.len();
         let target = target_of(ip);
-        let names = &mut self.names;
         flags.retain(|flag| {
-            let ip = if flag.target == target { ip } else { flag.target.addr() };
-            !rules.known().iter().any(|known| is_known(ip, known, names.as_deref_mut()))
+            !rules.knows(if flag.target == target { ip } else { flag.target.addr() })
         });
         self.figures.spared += (before - flags.len()) as u64;
     }
-}
-
-fn is_known(ip: IpAddr, known: &Known, names: Option<&mut (dyn VerifiedNames + 'static)>) -> bool {
-    known.networks.iter().any(|network| network.contains(&ip))
-        || (!known.domains.is_empty()
-            && names.is_some_and(|names| names.lies_in(ip, &known.domains)))
 }
 
 /// Raises the flags of a bucket that overflows.

@@ -140,22 +140,6 @@ fn a_known_crawler_is_spared_at_the_end_too() {
     assert_eq!(names(&flags), Vec::<String>::new());
 }
 
-#[test]
-fn a_verified_name_spares() {
-    struct Yes;
-    impl VerifiedNames for Yes {
-        fn lies_in(&mut self, _: IpAddr, domains: &[String]) -> bool {
-            domains.iter().any(|domain| domain == "googlebot.com")
-        }
-    }
-    let mut detectors = detectors().with_names(Box::new(Yes));
-    for n in 0..20 {
-        let path = format!("/page{n}");
-        assert!(detectors.observe(&seen("192.0.2.1", n * 1_000, "GET", &path, 404)).is_empty());
-    }
-    assert!(detectors.figures().spared > 0);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
