@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use ipwarden_e2e::{Options, System, eventually, root};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::yaml;
 
@@ -42,6 +42,13 @@ fn expressions() -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_of_the_dashboard_and_the_alerts_exists() {
     let system = System::start(Options::default()).await;
+    // Feeds have series when there are feeds.
+    let feeds = system.data_dir().join("feeds");
+    std::fs::create_dir(&feeds).expect("a directory");
+    std::fs::write(feeds.join("list.txt"), "198.51.100.0/24\n").expect("a list");
+    let feed = json!({"location": "file:list.txt", "include_reserved": true});
+    system.api("PUT", "/v1/feeds/list", Some(feed)).await;
+    system.api("POST", "/v1/feeds/list/refresh", None).await;
     for _ in 0..8 {
         system.request("203.0.113.7", "/login", &[]).await;
     }
