@@ -174,6 +174,15 @@ impl Auth {
         if used.is_empty() { Ok(()) } else { self.store.touch_tokens(used).await }
     }
 
+    /// Reads all tokens again: others may have made and revoked some.
+    ///
+    /// # Errors
+    /// Those of the store; what was known stays in force.
+    pub async fn refresh(&self) -> store::Result<()> {
+        let _turn = self.turn.lock().await;
+        self.reload().await
+    }
+
     /// Makes a token. Not to be cancelled: see [`crate::app::uncancelled`]. `None` when a live token has that name.
     ///
     /// # Errors
@@ -296,6 +305,11 @@ impl Auth {
         let mut name = role.as_str().to_owned();
         for next in 2.. {
             if self.store_secret(secret, &name, role, "serve", now).await?.is_some() {
+                return Ok(());
+            }
+            // Another control plane that was given the same token may have been first.
+            self.refresh().await?;
+            if self.holds(secret.expose(), role) {
                 return Ok(());
             }
             name = format!("{}-{next}", role.as_str());

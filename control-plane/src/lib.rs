@@ -16,6 +16,7 @@
 //! | [`geo`] | where addresses are: databases in memory, replaced while running |
 //! | [`hub`] | the decision stream: changes in order, to every proxy at once |
 //! | [`ingest`] | batches on their way into the log store |
+//! | [`leadership`] | who does what must not be done twice, of several control planes |
 //! | [`limits`] | changes that lie over the limits that the proxies configure |
 //! | [`live`] | records as they are stored, for whoever watches |
 //! | [`mask`] | what viewers see of addresses |
@@ -46,6 +47,7 @@ pub mod fleet;
 pub mod geo;
 pub mod hub;
 pub mod ingest;
+pub mod leadership;
 pub mod limits;
 pub mod live;
 pub mod mask;

@@ -239,7 +239,11 @@ pub struct Readings {
     pub notifications_dropped: Gauge<u64, AtomicU64>,
     /// Whether the brake acted within the hour.
     pub braked: Gauge<u64, AtomicU64>,
-    /// Size of the state store's files.
+    /// Whether the state store can be reached.
+    pub state_up: Gauge<u64, AtomicU64>,
+    /// Whether this control plane leads.
+    pub leads: Gauge<u64, AtomicU64>,
+    /// Size of the state store's files or tables.
     pub state_bytes: Gauge<u64, AtomicU64>,
     /// Size of the log store's files or tables.
     pub log_bytes: Gauge<u64, AtomicU64>,
@@ -449,6 +453,16 @@ impl Metrics {
             "proxy_records_lost",
             "Requests whose record the proxies lost since their present start",
             now.records_lost.clone(),
+        );
+        r.register(
+            "state_store_up",
+            "1 while the state store can be reached; 0: changes are refused, proxies go on",
+            now.state_up.clone(),
+        );
+        r.register(
+            "leads",
+            "1 where this control plane does what of several one does",
+            now.leads.clone(),
         );
         r.register_with_unit(
             "state_store",

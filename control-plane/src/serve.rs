@@ -42,8 +42,9 @@ use crate::privacy::keys::{Keys, KeysError};
 use crate::privacy::retention::{self, Retention};
 use crate::privacy::subjects::{self, Subjects};
 use crate::session::{Peer, Sessions};
-use crate::store::aging::AgingLog;
+use crate::store::aging::{AgingLog, AgingState};
 use crate::store::clickhouse::ClickHouseLog;
+use crate::store::postgres::{Location, PostgresState};
 use crate::store::spool::SpoolingLog;
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
@@ -64,6 +65,8 @@ const FLUSH: Duration = Duration::from_secs(3);
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How often records are looked for that dashboards still read one by one.
 const TIDY_LOOK: Duration = Duration::from_secs(1);
+/// How often tokens in a shared store are read again, also when nobody tells of a change.
+const TOKENS_LOOK: Duration = Duration::from_secs(5);
 /// How often the files with geolocation data are looked at.
 const GEO_LOOK: Duration = Duration::from_secs(5);
 /// Directory of batches that wait for a log that is away, in the data directory.
@@ -185,9 +188,8 @@ impl Service {
         let lock = prepare(&directory)?;
         config.limits.connections = raise_file_limit(config.limits.connections);
         config.limits.polls = leave_room(config.limits.polls, config.limits.connections);
-        let sqlite_state = open_state(&directory).await?;
         let (log, aging_log) = open_log(&config).await?;
-        let state: Arc<dyn StateStore> = Arc::clone(&sqlite_state) as _;
+        let (state, aging) = open_state(&config, log.is_shared()).await?;
         let now = clock.now();
         let keys = open_keys(&directory, config.privacy.old_keys_for, now).await?;
         let hub = Hub::load(Arc::clone(&state), clock.clone(), config.limits.polls).await?;
@@ -219,7 +221,8 @@ impl Service {
         );
         let retention = Retention::new(retention::Parts {
             log: Arc::clone(&aging_log),
-            aging: Arc::clone(&sqlite_state) as _,
+            log_is_shared: log.is_shared(),
+            aging: Arc::clone(&aging),
             state: Arc::clone(&state),
             keys: keys.clone(),
             clock: clock.clone(),
@@ -256,7 +259,7 @@ impl Service {
             log: Arc::clone(&log),
             aging_log,
             state: Arc::clone(&state),
-            aging: sqlite_state,
+            aging,
             hub: hub.clone(),
             keys: keys.clone(),
             retention: retention.clone(),
@@ -322,12 +325,13 @@ impl Service {
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
         let log = keep_log(Arc::clone(&app));
+        let (others, tokens) = (app.hub.clone().follow(), keep_tokens(Arc::clone(&app)));
         let pass = app.pass.clone().keep(app.hub.clone());
         let notifier = app.notifier.clone().run(app.hub.clone());
         let retention = app.retention.clone().keep();
         let feeds = app.feeds.clone().keep();
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, log, pass, notifier, retention, feeds);
+            tokio::join!(house, geo, log, others, tokens, pass, notifier, retention, feeds);
         });
         let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();
@@ -375,6 +379,7 @@ impl Service {
             if let Err(error) = self.app.auth.note_use().await {
                 tracing::warn!("uses of tokens could not be noted: {error}");
             }
+            self.app.state.close().await;
         };
         if tokio::time::timeout(FLUSH, flush).await.is_err() {
             tracing::error!("the store took too long: batches without an answer will come again");
@@ -429,9 +434,21 @@ fn prepare(directory: &Path) -> Result<File, ServeError> {
     }
 }
 
-async fn open_state(directory: &Path) -> Result<Arc<SqliteState>, StoreError> {
-    let path = directory.join(STATE_FILE);
-    blocking(move || SqliteState::open(&path)).await.map(Arc::new)
+async fn open_state(
+    config: &Config,
+    log_is_shared: bool,
+) -> Result<(Arc<dyn StateStore>, Arc<dyn AgingState>), StoreError> {
+    let directory = &config.data_dir;
+    let Some(location) = &config.state else {
+        let path = directory.join(STATE_FILE);
+        let state = Arc::new(blocking(move || SqliteState::open(&path)).await?);
+        return Ok((Arc::clone(&state) as _, state));
+    };
+    let location = with_password(location.clone(), config.state_password_file.as_deref())?;
+    // Hours of a log of our own are told apart from others' by a name that stays with it.
+    let name = if log_is_shared { String::new() } else { instance(directory)? };
+    let state = Arc::new(PostgresState::open(location, &name).await?);
+    Ok((Arc::clone(&state) as _, state))
 }
 
 async fn open_log(config: &Config) -> Result<(Arc<dyn LogStore>, Arc<dyn AgingLog>), StoreError> {
@@ -468,6 +485,31 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     let opened = tokio::task::spawn_blocking(open).await;
     opened.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?
+}
+
+fn with_password(location: Location, file: Option<&Path>) -> Result<Location, StoreError> {
+    let Some(file) = file else { return Ok(location) };
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        StoreError::Unusable(format!("state_password_file {}: {error}", file.display()))
+    })?;
+    Ok(location.with_password(text.trim_end_matches(['\r', '\n'])))
+}
+
+/// The name of this data directory, drawn at its first start.
+fn instance(directory: &Path) -> Result<String, StoreError> {
+    let path = directory.join("instance");
+    let failed = |error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+    match std::fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let random = getrandom::u64()
+        .map_err(|error| StoreError::Unavailable(format!("no random numbers: {error}")))?;
+    let name = format!("{random:016x}");
+    std::fs::write(&path, &name).map_err(failed)?;
+    Ok(name)
 }
 
 async fn open_keys(
@@ -575,28 +617,59 @@ fn is_of_the_connection(error: &std::io::Error) -> bool {
 async fn keep_house(app: Arc<App>) {
     let first = tokio::time::Instant::now() + HOUSEKEEPING;
     let mut minute = tokio::time::interval_at(first, HOUSEKEEPING);
+    let leadership = app.state.leadership();
     loop {
         tokio::select! {
             _ = minute.tick() => {}
             () = app.hub.stopping() => return,
         }
-        match app.state.sweep_decisions(app.clock.now(), app.config.history).await {
-            Ok(0) => {}
-            Ok(forgotten) => tracing::debug!(forgotten, "old decisions forgotten"),
-            Err(error) => tracing::warn!("old decisions could not be forgotten: {error}"),
-        }
-        let detect = &app.config.detect;
-        let closed_for = app.config.privacy.retention_suspects;
-        match app.state.sweep_suspects(app.clock.now(), detect.open_for, closed_for).await {
-            Ok(0) => {}
-            Ok(forgotten) => tracing::debug!(forgotten, "old suspects forgotten"),
-            Err(error) => tracing::warn!("old suspects could not be forgotten: {error}"),
+        if leadership.leads() {
+            sweep(&app).await;
         }
         if let Err(error) = app.auth.note_use().await {
             tracing::warn!("uses of tokens could not be noted: {error}");
         }
+        if app.state.shared().is_some() {
+            let keys = app.keys.clone();
+            match tokio::task::spawn_blocking(move || keys.refresh()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("keys can't be read again: {error}"),
+                Err(error) => tracing::error!("keys can't be read again: {error}"),
+            }
+        }
         if let Err(error) = app.hub.verify().await {
             tracing::warn!("the decision set could not be compared with the store: {error}");
+        }
+    }
+}
+
+/// Forgets what is old in the state.
+async fn sweep(app: &App) {
+    match app.state.sweep_decisions(app.clock.now(), app.config.history).await {
+        Ok(0) => {}
+        Ok(forgotten) => tracing::debug!(forgotten, "old decisions forgotten"),
+        Err(error) => tracing::warn!("old decisions could not be forgotten: {error}"),
+    }
+    let detect = &app.config.detect;
+    let closed_for = app.config.privacy.retention_suspects;
+    match app.state.sweep_suspects(app.clock.now(), detect.open_for, closed_for).await {
+        Ok(0) => {}
+        Ok(forgotten) => tracing::debug!(forgotten, "old suspects forgotten"),
+        Err(error) => tracing::warn!("old suspects could not be forgotten: {error}"),
+    }
+}
+
+/// Follows the tokens that other control planes make and revoke in a shared store.
+async fn keep_tokens(app: Arc<App>) {
+    let Some(shared) = app.state.shared() else { return };
+    let mut news = shared.follow(|news| news.tokens, TOKENS_LOOK);
+    loop {
+        tokio::select! {
+            () = news.next() => {}
+            () = app.hub.stopping() => return,
+        }
+        if let Err(error) = app.auth.refresh().await {
+            tracing::debug!("tokens can't be read, those that are known stay in force: {error}");
         }
     }
 }

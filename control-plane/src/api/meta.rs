@@ -5,7 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::{SignedDuration, Timestamp};
 
-use super::status::{STATE_FILE, live_decisions, log_bytes, open_suspects, store_bytes};
+use super::status::{live_decisions, log_bytes, open_suspects, state_bytes};
 use super::{AppState, Problem, ProblemBody};
 use crate::app::App;
 use crate::fleet::{self, IMPORT_PREFIX};
@@ -21,7 +21,8 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The stores answer.
+/// The stores answer. A shared state store that does not is said, but is no reason to take this
+/// control plane out of service: the decision stream and records go on without it.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation", security(()),
     responses(
@@ -33,16 +34,25 @@ pub(crate) async fn readyz(State(app): AppState) -> Result<&'static str, Problem
     let not_ready = |store: &str, error| {
         Problem::busy(format!("the {store} store doesn't answer"), 1).because(error)
     };
-    app.state.revision().await.map_err(|error| not_ready("state", error))?;
+    let state = app.state.revision().await;
     // An address that no client has: the answer is found in the index alone.
     let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
-    match app.log.holds(nobody).await {
-        Ok(_) => Ok("ready\n"),
+    let records_wait = match app.log.holds(nobody).await {
+        Ok(_) => false,
         // Batches are taken all the same: they wait in the spool.
-        Err(_) if app.log.spooled().is_some() => {
-            Ok("ready, records wait: the log store can't be reached\n")
+        Err(_) if app.log.spooled().is_some() => true,
+        Err(error) => return Err(not_ready("log", error)),
+    };
+    match (state, records_wait) {
+        (Ok(_), false) => Ok("ready\n"),
+        (Ok(_), true) => Ok("ready, records wait: the log store can't be reached\n"),
+        (Err(_), false) if app.state.shared().is_some() => {
+            Ok("ready, read-only: the state store can't be reached\n")
         }
-        Err(error) => Err(not_ready("log", error)),
+        (Err(_), true) if app.state.shared().is_some() => {
+            Ok("ready, read-only, records wait: neither store can be reached\n")
+        }
+        (Err(error), _) => Err(not_ready("state", error)),
     }
 }
 
@@ -70,17 +80,18 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     read.spool_refused.set(spooled.refused);
     read.log_parts_to_change.set(app.log.parts_to_change());
     read.revision.set(revision.number);
-    read.decisions.set(live_decisions(&app).await?);
-    read.suspects_open.set(open_suspects(&app).await?);
-    let backlogs = app.state.backlog().await?;
-    let sum = |of: fn(&Backlog) -> u64| backlogs.iter().map(of).fold(0, u64::saturating_add);
-    read.notifications_waiting.set(sum(|backlog| backlog.waiting));
-    read.notifications_dropped.set(sum(|backlog| backlog.dropped));
+    match read_state(&app).await {
+        Ok(()) => {}
+        // The last readings stay, and `state_store_up` says what they are worth.
+        Err(_) if app.state.shared().is_some() => {}
+        Err(error) => return Err(error.into()),
+    }
+    read.state_up.set(u64::from(app.state.problem().is_none()));
+    read.leads.set(u64::from(app.state.leadership().leads()));
     read.braked.set(u64::from(app.suspects.brake(app.clock.now()).is_some()));
     read.polls_waiting.set(app.hub.waiting() as u64);
     read.live_subscribers.set(app.live.subscribers() as u64);
     app.metrics.read_geo(&app.geo.databases(now));
-    read.state_bytes.set(store_bytes(&app.config.data_dir, STATE_FILE));
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()))
 }
 
@@ -97,6 +108,19 @@ async fn read_log(app: &App, now: Timestamp) -> store::Result<()> {
     read.records_lost
         .set(proxies.iter().fold(0, |sum, proxy| sum.saturating_add(proxy.requests_lost)));
     read.log_bytes.set(log_bytes(app).await?);
+    Ok(())
+}
+
+/// Reads the gauges that the state store knows.
+async fn read_state(app: &App) -> store::Result<()> {
+    let read = &app.metrics.now;
+    read.decisions.set(live_decisions(app).await?);
+    read.suspects_open.set(open_suspects(app).await?);
+    let backlogs = app.state.backlog().await?;
+    let sum = |of: fn(&Backlog) -> u64| backlogs.iter().map(of).fold(0, u64::saturating_add);
+    read.notifications_waiting.set(sum(|backlog| backlog.waiting));
+    read.notifications_dropped.set(sum(|backlog| backlog.dropped));
+    read.state_bytes.set(state_bytes(app).await?);
     Ok(())
 }
 

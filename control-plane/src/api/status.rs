@@ -38,7 +38,14 @@ pub struct Status {
     pub decisions: u64,
     /// Where it keeps its data.
     pub data_dir: String,
-    /// Size of the state store's files.
+    /// Where the state is: `sqlite`, or the URL of a database without secrets.
+    pub state_store: String,
+    /// Whether this control plane does what of several one does: always when it is alone.
+    pub leads: bool,
+    /// Why a shared state store can't be asked at the moment: changes are refused, and what is said
+    /// here of decisions and suspects is 0.
+    pub state_problem: Option<String>,
+    /// Size of the state store's files or tables.
     pub state_bytes: u64,
     /// Where records are: `sqlite`, or the URL of a server without secrets.
     pub log_store: String,
@@ -102,6 +109,16 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         Err(error) => return Err(error.into()),
     };
     let spooled = spooled.unwrap_or_default();
+    let state = async {
+        let decisions = live_decisions(&app).await?;
+        Ok::<_, StoreError>((decisions, open_suspects(&app).await?, state_bytes(&app).await?))
+    };
+    let shared = app.state.shared();
+    let ((decisions, suspects_open, state_bytes), state_problem) = match state.await {
+        Ok(read) => (read, None),
+        Err(StoreError::Unavailable(why)) if shared.is_some() => ((0, 0, 0), Some(why)),
+        Err(error) => return Err(error.into()),
+    };
     let retention = app.retention.status().last;
     let disk = rustix::fs::statvfs(directory).ok();
     let bytes = |blocks: u64, size: u64| blocks.saturating_mul(size);
@@ -111,12 +128,15 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         now: app.clock.now(),
         epoch: revision.epoch,
         revision: revision.number,
-        decisions: live_decisions(&app).await?,
+        decisions,
         data_dir: std::fs::canonicalize(directory)
             .unwrap_or_else(|_| directory.clone())
             .display()
             .to_string(),
-        state_bytes: store_bytes(directory, STATE_FILE),
+        state_store: shared.map_or_else(|| "sqlite".to_owned(), |at| at.location),
+        leads: app.state.leadership().leads(),
+        state_problem,
+        state_bytes,
         log_store: app.log.location(),
         log_problem,
         spool_batches: spooled.batches,
@@ -127,7 +147,7 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         records_stored: stored,
         ingest_queue: app.ingest.queued(),
         polls_waiting: app.hub.waiting(),
-        suspects_open: open_suspects(&app).await?,
+        suspects_open,
         rules: app.rules.rules().list().len(),
         rules_problem: app.rules.problem(),
         blocks_withheld: app.suspects.brake(app.clock.now()).map(|brake| brake.withheld),
@@ -151,6 +171,12 @@ pub(crate) async fn open_suspects(app: &App) -> store::Result<u64> {
         SuspectFilter { status: Some(SuspectStatus::Open), limit: 1, ..SuspectFilter::default() };
     let (_, total) = app.state.suspects(filter).await?;
     Ok(total)
+}
+
+/// Size of the state store.
+pub(crate) async fn state_bytes(app: &App) -> store::Result<u64> {
+    let told = app.state.bytes().await?;
+    Ok(told.unwrap_or_else(|| store_bytes(&app.config.data_dir, STATE_FILE)))
 }
 
 /// Size of the log store.

@@ -29,6 +29,11 @@ pub struct ServeArgs {
     /// others see command lines [default: sqlite, in the data directory]
     #[arg(long, value_name = "URL")]
     pub log: Option<String>,
+    /// Where the state is: sqlite, or the URL of a PostgreSQL database that several control planes
+    /// share. A password belongs into a file (state_password_file): others see command lines
+    /// [default: sqlite, in the data directory]
+    #[arg(long, value_name = "URL")]
+    pub state: Option<String>,
 
     /// Envoy's admin interface, for `ipwarden doctor`
     #[arg(long, value_name = "URL")]
@@ -57,6 +62,7 @@ pub fn configure(args: &ServeArgs, place: &Place) -> Result<Config> {
         listen: args.listen.clone(),
         data_dir: place.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
         log: args.log.clone(),
+        state: args.state.clone(),
         envoy_admin: args.envoy_admin.clone(),
         store_query: args.store_query,
         log_level: args.log_level.clone(),

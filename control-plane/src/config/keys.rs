@@ -9,6 +9,7 @@ use crate::detect::names::Server;
 use crate::detect::policy::Response;
 use crate::geo::files::MAX_FILES;
 use crate::store::clickhouse::{self, ClickHouseUrl};
+use crate::store::postgres::Location;
 
 /// A value as a source gives it.
 pub(super) enum Raw<'a> {
@@ -91,6 +92,8 @@ impl Key {
 
 /// Where the log is.
 const LOG: &str = "log";
+/// Where the state is.
+const STATE: &str = "state";
 
 const MIB: usize = 1024 * 1024;
 
@@ -168,6 +171,21 @@ pub(super) const KEYS: &[Key] = &[
         path: "log_spool",
         expected: "a size from 64MiB to 1024TiB such as 1GiB, or a number of bytes",
         set: |config, raw| put(&mut config.log_spool, size(raw)),
+    },
+    Key {
+        path: STATE,
+        expected: "sqlite, or the URL of a PostgreSQL database such as postgres://ipwarden@db.example/ipwarden",
+        set: |config, raw| match raw.text()? {
+            "sqlite" => put(&mut config.state, Some(None)),
+            url => put(&mut config.state, Location::parse(url).ok().map(Some)),
+        },
+    },
+    Key {
+        path: "state_password_file",
+        expected: "the path of a file with the password of the database of `state`",
+        set: |config, raw| {
+            put(&mut config.state_password_file, raw.text().and_then(path).map(Some))
+        },
     },
     Key {
         path: "proxy_token_file",
@@ -491,6 +509,12 @@ pub(super) fn apply(
             Some(()) => return,
             // A URL may hold a password: it is not repeated.
             None if key.path == LOG => format!("expected {}", key.expected),
+            // A URL may hold a password: what is wrong with it is said without repeating it.
+            None if key.path == STATE => {
+                let why = raw.text().and_then(|url| Location::parse(url).err());
+                let why = why.unwrap_or_else(|| "it is no text".to_owned());
+                format!("expected {}: {why}", key.expected)
+            }
             None => format!("expected {}, found {raw}", key.expected),
         },
         None => unknown(path),

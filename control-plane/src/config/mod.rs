@@ -21,6 +21,7 @@ use crate::detect::pass;
 use crate::detect::policy::Policy;
 use crate::notify::Hook;
 use crate::store::clickhouse::ClickHouseUrl;
+use crate::store::postgres::Location;
 
 pub(crate) use self::keys::nearest;
 use self::keys::{KEYS, Raw, apply, meant, variable};
@@ -55,6 +56,10 @@ pub struct Config {
     pub log_password_file: Option<PathBuf>,
     /// Most bytes of batches that wait in the data directory while that server is away.
     pub log_spool: u64,
+    /// The PostgreSQL database with the state; a file in the data directory when absent.
+    pub state: Option<Location>,
+    /// A file with the password of that database.
+    pub state_password_file: Option<PathBuf>,
     /// A file with the proxies' token that the operator chose, instead of the one that the
     /// first start draws; written where it does not exist.
     pub proxy_token_file: Option<PathBuf>,
@@ -123,6 +128,8 @@ impl Default for Config {
             log: None,
             log_password_file: None,
             log_spool: 1 << 30,
+            state: None,
+            state_password_file: None,
             proxy_token_file: None,
             envoy_admin: None,
             store_query: false,
@@ -257,6 +264,8 @@ pub struct Flags {
     pub data_dir: Option<String>,
     /// `--log`.
     pub log: Option<String>,
+    /// `--state`.
+    pub state: Option<String>,
     /// `--envoy-admin`.
     pub envoy_admin: Option<String>,
     /// `--store-query`.
@@ -303,6 +312,7 @@ impl Config {
                 "log {url} is reached without TLS: its password and addresses can be read on the way; add ?secure=true"
             ));
         }
+        warnings.extend(self.state.as_ref().and_then(Location::warning));
         warnings.extend(self.privacy.warnings());
         warnings
     }
@@ -447,11 +457,13 @@ fn apply_environment(
 }
 
 fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>) {
-    let Flags { listen, data_dir, log, envoy_admin, store_query, log_level, log_format } = flags;
+    let Flags { listen, data_dir, log, state, envoy_admin, store_query, log_level, log_format } =
+        flags;
     let texts = [
         ("listen", listen),
         ("data_dir", data_dir),
         ("log", log),
+        ("state", state),
         ("envoy_admin", envoy_admin),
         ("log_level", log_level),
         ("log_format", log_format),
@@ -491,6 +503,8 @@ mod tests {
             log = "clickhouse://warden:secret@db.example/logs"
             log_password_file = "/run/secrets/log"
             log_spool = "2GiB"
+            state = "postgres://warden:secret@db.example/ipwarden"
+            state_password_file = "/run/secrets/state"
             proxy_token_file = "/run/secrets/proxy.token"
             envoy_admin = "http://127.0.0.1:9901/"
             store_query = true
@@ -555,6 +569,8 @@ mod tests {
                 log: ClickHouseUrl::parse("clickhouse://warden:secret@db.example/logs"),
                 log_password_file: Some("/run/secrets/log".into()),
                 log_spool: 2 << 30,
+                state: Location::parse("postgres://warden:secret@db.example/ipwarden").ok(),
+                state_password_file: Some("/run/secrets/state".into()),
                 proxy_token_file: Some("/run/secrets/proxy.token".into()),
                 envoy_admin: Some("http://127.0.0.1:9901".into()),
                 store_query: true,

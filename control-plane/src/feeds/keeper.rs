@@ -195,6 +195,8 @@ impl Feeds {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut under_way = tokio::task::JoinSet::new();
         let hub = self.0.parts.hub.clone();
+        // Of several control planes one fetches.
+        let leadership = self.0.parts.state.leadership();
         loop {
             tokio::select! {
                 _ = look.tick() => {}
@@ -211,7 +213,7 @@ impl Feeds {
             let now = self.0.parts.clock.now();
             for feed in feeds {
                 self.show(&feed);
-                let due = feed.status.next_at.is_none_or(|next| next <= now);
+                let due = leadership.leads() && feed.status.next_at.is_none_or(|next| next <= now);
                 // One that is being worked on is left alone.
                 if due && self.live(&feed.name).try_lock().is_ok() {
                     let feeds = self.clone();

@@ -4,6 +4,10 @@
 //! the order of revisions is the order of the stream. Memory only ever repeats what the
 //! store has committed: after a crash between the two, a restart reads the truth.
 //!
+//! Where several control planes share the store, each follows what the others committed, step by
+//! step ([`Hub::follow`]); what one missed it finds by comparing revisions, and where steps are
+//! not kept it reads the whole set.
+//!
 //! A waiting poll costs a timer and a place in a list of wakers. The message that it is
 //! woken for is encoded once and shared.
 
@@ -35,6 +39,8 @@ use crate::store::{
     StoreError,
 };
 
+/// How often the revision of a shared store is compared, also when nobody tells of a change.
+const COMPARE: Duration = Duration::from_secs(3);
 /// Largest decision set, encoded: what a proxy reads in one answer, less the limits beside it.
 const MAX_SET_BYTES: usize = MAX_MESSAGE_BYTES - 2 * MAX_PAYLOAD_BYTES;
 
@@ -308,14 +314,50 @@ impl Hub {
         let inner = &self.0;
         let _turn = inner.turn.lock().await;
         if inner.store.revision().await? != inner.stream().revision() {
-            tracing::warn!("the decision set changed behind the service's back: reading it again");
-            inner.reload().await;
+            inner.catch_up().await?;
         } else {
             // Resets that have grown old are left out from now on.
             let (_, policy) = inner.store.limits(inner.clock.now()).await?;
             inner.stream().renew_limits(Limits::new(policy.number, &policy.payload()));
         }
         Ok(())
+    }
+
+    /// Follows what other control planes change in a shared store, until the service stops. Does
+    /// nothing where nobody else can.
+    pub async fn follow(self) {
+        let Some(shared) = self.0.store.shared() else { return };
+        let mut news = shared.follow(|news| news.decisions, COMPARE);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = news.next() => {}
+                () = self.stopping() => return,
+            }
+            match self.catch_up().await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    tracing::warn!(
+                        "what others changed can't be read, proxies go on with what they have: {error}"
+                    );
+                    failing = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Publishes what others committed since.
+    ///
+    /// # Errors
+    /// Those of the store; what was read is published.
+    pub async fn catch_up(&self) -> store::Result<()> {
+        // Without the turn: whoever changes something now publishes everything before it.
+        if self.0.store.revision().await? == self.revision() {
+            return Ok(());
+        }
+        let _turn = self.0.turn.lock().await;
+        self.0.catch_up().await
     }
 
     /// Answers every waiting poll, and every later one at once.
@@ -361,23 +403,53 @@ impl Inner {
                 self.wake();
                 self.compact_when_due();
             }
+            // Somebody else was first, as may be where the store is shared.
             Err(Gap) => {
-                tracing::warn!(
-                    "the decision set changed behind the service's back: reading it again"
-                );
-                self.reload().await;
+                if let Err(error) = self.catch_up().await {
+                    tracing::error!("the decision set can't be read: {error}");
+                }
             }
         }
     }
 
-    /// After an error the store may or may not have committed: memory follows the store.
-    async fn resynchronise(&self, error: StoreError) -> StoreError {
+    /// Publishes what the store has and memory has not. Called with the turn held.
+    async fn catch_up(self: &Arc<Self>) -> store::Result<()> {
         let known = self.stream().revision();
-        match self.store.revision().await {
-            Ok(revision) if revision != known => self.reload().await,
-            // Unchanged; or still unavailable, and then the next publication finds the gap.
-            Ok(_) | Err(_) => {}
+        let present = self.store.revision().await?;
+        if present == known {
+            return Ok(());
         }
+        let Some(steps) = self.store.steps_after(known).await? else {
+            if self.store.shared().is_none() {
+                tracing::warn!(
+                    "the decision set changed behind the service's back: reading it again"
+                );
+            }
+            return self.read_anew().await;
+        };
+        let limits = match steps.iter().any(|step| step.limits) {
+            false => None,
+            true => {
+                // Perhaps already the policy of a later revision: told early, once.
+                let (_, policy) = self.store.limits(self.clock.now()).await?;
+                Some(Limits::new(policy.number, &policy.payload()))
+            }
+        };
+        for step in steps {
+            let limits = limits.clone().filter(|_| step.limits);
+            if self.stream().publish(step.revision, step.changes, limits).is_err() {
+                return self.read_anew().await;
+            }
+        }
+        self.wake();
+        self.compact_when_due();
+        Ok(())
+    }
+
+    /// After an error the store may or may not have committed: memory follows the store.
+    async fn resynchronise(self: &Arc<Self>, error: StoreError) -> StoreError {
+        // Still unavailable: the next publication finds the gap, or whoever compares.
+        let _ = self.catch_up().await;
         error
     }
 
@@ -411,13 +483,16 @@ impl Inner {
     }
 
     async fn reload(&self) {
-        match read(self.store.as_ref(), &self.clock).await {
-            Ok(stream) => {
-                *self.stream() = stream;
-                self.wake();
-            }
-            Err(error) => tracing::error!("the decision set can't be read: {error}"),
+        if let Err(error) = self.read_anew().await {
+            tracing::error!("the decision set can't be read: {error}");
         }
+    }
+
+    async fn read_anew(&self) -> store::Result<()> {
+        let stream = read(self.store.as_ref(), &self.clock).await?;
+        *self.stream() = stream;
+        self.wake();
+        Ok(())
     }
 
     fn compact_when_due(self: &Arc<Self>) {

@@ -139,10 +139,15 @@ impl Notifier {
     }
 
     async fn keep(&self, ready: &Ready, hub: Hub) {
+        // Of several control planes one tells.
+        let leadership = self.0.state.leadership();
         loop {
             // A message that is under way when the service stops is sent again at the next start.
             let pause = tokio::select! {
-                told = self.tell(ready) => told.err().unwrap_or(LOOK),
+                () = leadership.gained() => tokio::select! {
+                    told = self.tell(ready) => told.err().unwrap_or(LOOK),
+                    () = hub.stopping() => return,
+                },
                 () = hub.stopping() => return,
             };
             tokio::select! {

@@ -157,26 +157,7 @@ impl Keys {
             .mode(0o700)
             .create(&directory)
             .map_err(|error| KeysError::File { path: directory.clone(), error })?;
-        let mut known = Known { versions: Vec::new(), destroyed: Vec::new() };
-        for id in ids(&directory)? {
-            let path = |ending: &str| directory.join(format!("{id}.{ending}"));
-            let destroyed_at = moment(&path("destroyed"));
-            if let Some(at) = destroyed_at {
-                // Said before it is done: a crash in between is made up for here.
-                overwrite(&path("key"))?;
-                known.destroyed.push(KeyInfo {
-                    id: id.to_string(),
-                    status: KeyStatus::Destroyed,
-                    created_at: None,
-                    retired_at: moment(&path("retired")),
-                    destroyed_at: Some(at),
-                });
-                continue;
-            }
-            let version = read(&path("key"), id)?;
-            known.versions.push(Version { retired_at: moment(&path("retired")), ..version });
-        }
-        known.versions.sort_by_key(|v| (v.retired_at.is_some(), std::cmp::Reverse(v.created_at)));
+        let mut known = load(&directory)?;
         if known.versions.first().is_none_or(|first| first.retired_at.is_some()) {
             let version = make(&directory, now)?;
             tracing::info!(key = %version.id, "made a key for pseudonyms");
@@ -184,6 +165,20 @@ impl Keys {
         }
         let secret = secret(&directory.join(SECRET_FILE))?;
         Ok(Self(Arc::new(Inner { directory, old_for, known: RwLock::new(known), secret })))
+    }
+
+    /// Reads the keys again: another control plane with the same directory may have made,
+    /// replaced or destroyed some.
+    ///
+    /// # Errors
+    /// [`KeysError`]; what was known stays in use.
+    pub fn refresh(&self) -> Result<(), KeysError> {
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        let fresh = load(&self.0.directory)?;
+        if !fresh.versions.is_empty() {
+            *known = fresh;
+        }
+        Ok(())
     }
 
     /// What new pseudonyms are made with.
@@ -315,6 +310,31 @@ impl Keys {
     fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
         self.0.known.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a directory holds. Ends destructions that were interrupted.
+fn load(directory: &Path) -> Result<Known, KeysError> {
+    let mut known = Known { versions: Vec::new(), destroyed: Vec::new() };
+    for id in ids(directory)? {
+        let path = |ending: &str| directory.join(format!("{id}.{ending}"));
+        let destroyed_at = moment(&path("destroyed"));
+        if let Some(at) = destroyed_at {
+            // Said before it is done: a crash in between is made up for here.
+            overwrite(&path("key"))?;
+            known.destroyed.push(KeyInfo {
+                id: id.to_string(),
+                status: KeyStatus::Destroyed,
+                created_at: None,
+                retired_at: moment(&path("retired")),
+                destroyed_at: Some(at),
+            });
+            continue;
+        }
+        let version = read(&path("key"), id)?;
+        known.versions.push(Version { retired_at: moment(&path("retired")), ..version });
+    }
+    known.versions.sort_by_key(|v| (v.retired_at.is_some(), std::cmp::Reverse(v.created_at)));
+    Ok(known)
 }
 
 /// The current key of a data directory as the filter's `privacy.key` takes it, with its id: for
@@ -505,6 +525,27 @@ mod tests {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn what_another_does_in_the_same_directory_is_seen_when_it_is_read_again() {
+        let data = tempfile::tempdir().unwrap();
+        let now = at("2026-11-22T16:00:00Z");
+        let one = Keys::open(data.path(), DAY, now).unwrap();
+        let other = Keys::open(data.path(), DAY, now).unwrap();
+        let first = one.current().unwrap().key_id();
+        assert_eq!(other.current().unwrap().key_id(), first);
+        let second = one.rotate(at("2026-11-22T17:00:00Z")).unwrap();
+        other.refresh().unwrap();
+        assert_eq!(other.current().unwrap().key_id(), second);
+        let pseudonym = one.current().unwrap().pseudonym("203.0.113.7".parse().unwrap());
+        assert_eq!(other.reveal(pseudonym, second), Some("203.0.113.7".parse().unwrap()));
+        one.destroy(first, at("2026-11-22T18:00:00Z")).unwrap().unwrap();
+        other.refresh().unwrap();
+        let known = |keys: &Keys| -> Vec<_> {
+            keys.list().into_iter().map(|key| (key.id, key.status)).collect()
+        };
+        assert_eq!(known(&other), known(&one));
     }
 
     #[test]

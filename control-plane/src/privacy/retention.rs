@@ -20,6 +20,7 @@ use super::keys::{Keys, KeysError};
 use crate::clock::Clock;
 use crate::config::{AfterRaw, Privacy};
 use crate::hub::Hub;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::store::aging::{AgingLog, AgingState, Class, Cutoffs, Due};
 use crate::store::{NewAudit, StateStore, StoreError};
@@ -158,6 +159,9 @@ struct Inner {
     log: Arc<dyn AgingLog>,
     aging: Arc<dyn AgingState>,
     state: Arc<dyn StateStore>,
+    /// Of several control planes one sweeps what they share.
+    leadership: Leadership,
+    log_is_shared: bool,
     keys: Keys,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -182,6 +186,8 @@ struct Progress {
 pub struct Parts {
     /// The log.
     pub log: Arc<dyn AgingLog>,
+    /// Whether other control planes have the same log.
+    pub log_is_shared: bool,
     /// The state, as far as it grows old.
     pub aging: Arc<dyn AgingState>,
     /// The state.
@@ -204,11 +210,25 @@ impl Retention {
     /// Puts its parts together; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { log, aging, state, keys, clock, metrics, hub, settings, data_dir } = parts;
+        let leadership = parts.state.leadership();
+        let Parts {
+            log,
+            log_is_shared,
+            aging,
+            state,
+            keys,
+            clock,
+            metrics,
+            hub,
+            settings,
+            data_dir,
+        } = parts;
         Self(Arc::new(Inner {
             log,
             aging,
             state,
+            leadership,
+            log_is_shared,
             keys,
             clock,
             metrics,
@@ -390,6 +410,39 @@ impl Inner {
 
     async fn all(&self, now: Timestamp, run: &mut Run) -> Result<(), RetentionError> {
         self.mark()?;
+        if !self.log_is_shared || self.leadership.leads() {
+            self.log_grows_old(now, run).await?;
+        }
+        if self.leadership.leads() {
+            self.phase("deleting old audit lines");
+            run.audit = self.aging.sweep_audit(now, self.settings.retention_audit).await?;
+            self.did("audit", run.audit)?;
+        }
+        for key in self.keys.destroy_old(now)? {
+            run.keys += 1;
+            tracing::warn!(
+                key = key.id,
+                "a key was destroyed: its pseudonyms can't be read any more"
+            );
+            let audit = NewAudit {
+                actor: "retention".to_owned(),
+                action: "key.destroy",
+                subject: format!("key {}", key.id),
+                detail: "older than privacy.old_keys_for".to_owned(),
+            };
+            self.state.audit(audit, now).await?;
+        }
+        // A run that changed nothing left nothing behind.
+        let changed = run.hidden + run.hidden_rollups + run.rollups + run.audit + run.capped;
+        let changed = changed + run.admitted + run.refused + run.sensitive + run.all;
+        self.clean(run, if changed > 0 { REWRITE_BYTES } else { 0 }).await?;
+        // The run is at its end; a marker that stays would only ask for one more.
+        let _ = std::fs::remove_file(&self.marker);
+        Ok(())
+    }
+
+    /// Hides and deletes what the log holds of old records.
+    async fn log_grows_old(&self, now: Timestamp, run: &mut Run) -> Result<(), RetentionError> {
         let cutoffs = self.cutoffs(now);
         let longest = cutoffs.last();
         // What is deleted need not be hidden first.
@@ -447,31 +500,7 @@ impl Inner {
         self.cap(run).await?;
         self.phase("deleting unused texts");
         run.texts = self.log.forget_texts(cutoffs.first()).await?;
-        self.did("texts", run.texts)?;
-        self.phase("deleting old audit lines");
-        run.audit = self.aging.sweep_audit(now, self.settings.retention_audit).await?;
-        self.did("audit", run.audit)?;
-        for key in self.keys.destroy_old(now)? {
-            run.keys += 1;
-            tracing::warn!(
-                key = key.id,
-                "a key was destroyed: its pseudonyms can't be read any more"
-            );
-            let audit = NewAudit {
-                actor: "retention".to_owned(),
-                action: "key.destroy",
-                subject: format!("key {}", key.id),
-                detail: "older than privacy.old_keys_for".to_owned(),
-            };
-            self.state.audit(audit, now).await?;
-        }
-        // A run that changed nothing left nothing behind.
-        let changed = run.hidden + run.hidden_rollups + run.rollups + run.audit + run.capped;
-        let changed = changed + run.admitted + run.refused + run.sensitive + run.all;
-        self.clean(run, if changed > 0 { REWRITE_BYTES } else { 0 }).await?;
-        // The run is at its end; a marker that stays would only ask for one more.
-        let _ = std::fs::remove_file(&self.marker);
-        Ok(())
+        self.did("texts", run.texts)
     }
 
     /// Room is given back, and write-ahead logs are emptied; files of at most `most` bytes are
@@ -489,7 +518,10 @@ impl Inner {
         while self.aging.reclaim().await?.more {}
         if most > 0 {
             self.phase("writing files anew");
-            self.aging.rewrite().await?;
+            // After an erasure by whoever made it.
+            if most == u64::MAX || self.leadership.leads() {
+                self.aging.rewrite().await?;
+            }
             if self.log.room().await?.bytes <= most {
                 self.log.rewrite().await?;
             }

@@ -1,14 +1,18 @@
 //! What a store is asked when things grow old or somebody wants to be forgotten: in steps, by
 //! time and class, and by list of addresses, so that every kind of store can do it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
+use ipwarden::address::host_net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{NewAudit, Result};
+use crate::detect::target_of;
 use crate::model::{AuditEntry, Decision};
 use crate::privacy::{Hiding, Kept, Veil};
 use crate::suspects::Suspect;
@@ -233,6 +237,18 @@ pub struct ErasedState {
     pub automatic_blocks: u64,
     /// Texts that mentioned it: lines of the audit log, reasons, evidence.
     pub redacted: u64,
+}
+
+/// The targets under which the state keeps an address: itself, and what detectors count it by.
+pub(super) fn targets(ip: IpAddr) -> Vec<IpNet> {
+    let mut targets = vec![host_net(ip), target_of(ip)];
+    targets.dedup();
+    targets
+}
+
+/// The address as it came, of all its names.
+pub(super) fn address(names: &[Kept]) -> Option<IpAddr> {
+    names.iter().find(|name| name.veil.is_none()).map(|name| name.ip)
 }
 
 /// State grows old: implemented by every [`super::StateStore`].

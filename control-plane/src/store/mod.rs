@@ -6,6 +6,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`sqlite`] | both stores in SQLite files |
+//! | [`postgres`] | state in PostgreSQL, shared by several control planes |
 //! | [`clickhouse`] | the log on a ClickHouse server |
 //! | [`spool`] | a log that waits in files while its server is away |
 //! | [`aging`] | what is asked when things grow old |
@@ -20,6 +21,9 @@
 pub mod aging;
 pub mod clickhouse;
 pub mod flags;
+mod key;
+pub mod postgres;
+mod replacing;
 mod request_id;
 pub mod rollup;
 pub mod spool;
@@ -41,8 +45,11 @@ use ipwarden::decisions::{Change, Entry};
 use ipwarden::privacy::AddressForm;
 use jiff::Timestamp;
 
+use tokio::sync::watch;
+
 use self::rollup::Rollup;
 use crate::geo::{Country, Spot};
+use crate::leadership::Leadership;
 use crate::limits::{Change as LimitChange, Override, Policy};
 use crate::model::{
     Action, Actor, AuditEntry, Decision, DecisionId, NewDecision, Origin, Revision, Role,
@@ -246,6 +253,101 @@ pub struct PassDone {
     pub requests: u64,
     /// Flags raised.
     pub flagged: u64,
+}
+
+/// One step in the order of revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionStep {
+    /// The revision after it.
+    pub revision: Revision,
+    /// What it changes for the proxies.
+    pub changes: Vec<Change>,
+    /// Whether it changes limits.
+    pub limits: bool,
+}
+
+/// What others may have changed through the same store: each number grows with each change of
+/// its kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct News {
+    /// Decisions and limits.
+    pub decisions: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Suspects, and what the policy has to decide about them.
+    pub suspects: u64,
+}
+
+impl News {
+    /// The word for [`News::decisions`].
+    pub const DECISIONS: &'static str = "decisions";
+    /// The word for [`News::tokens`].
+    pub const TOKENS: &'static str = "tokens";
+    /// The word for [`News::suspects`].
+    pub const SUSPECTS: &'static str = "suspects";
+
+    /// Notes a change of the kind that a word names; another word changes nothing.
+    pub fn add(&mut self, word: &str) {
+        match word {
+            Self::DECISIONS => self.decisions += 1,
+            Self::TOKENS => self.tokens += 1,
+            Self::SUSPECTS => self.suspects += 1,
+            _ => {}
+        }
+    }
+
+    /// Notes that anything may have changed.
+    pub const fn all(&mut self) {
+        self.decisions += 1;
+        self.tokens += 1;
+        self.suspects += 1;
+    }
+}
+
+/// What a store that several control planes share gives each of them.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Told of changes, its own included. A hint: what it misses, a look now and then finds.
+    pub news: watch::Receiver<News>,
+    /// Who does what must not be done twice.
+    pub leadership: Leadership,
+    /// Where it is, without secrets.
+    pub location: String,
+}
+
+impl Shared {
+    /// Follows one kind of news, and looks after `at_most` also when nobody tells of any.
+    #[must_use]
+    pub fn follow(self, kind: fn(&News) -> u64, at_most: std::time::Duration) -> Follower {
+        let seen = kind(&self.news.borrow());
+        Follower { news: self.news, seen, kind, at_most }
+    }
+}
+
+/// Waits for one kind of news.
+#[derive(Debug)]
+pub struct Follower {
+    news: watch::Receiver<News>,
+    seen: u64,
+    kind: fn(&News) -> u64,
+    at_most: std::time::Duration,
+}
+
+impl Follower {
+    /// Resolves when there may be something new: at once where there was since the last time.
+    pub async fn next(&mut self) {
+        let (kind, seen) = (self.kind, self.seen);
+        let told = async {
+            let told = self.news.wait_for(|news| kind(news) != seen).await;
+            told.ok().map(|news| kind(&news))
+        };
+        match tokio::time::timeout(self.at_most, told).await {
+            Ok(Some(now)) => self.seen = now,
+            // Nobody tells any more: what is left is to look.
+            Ok(None) => tokio::time::sleep(self.at_most).await,
+            Err(_) => {}
+        }
+    }
 }
 
 /// State: decisions, limits, suspects, tokens, audit. Decisions and limits share one revision.
@@ -457,6 +559,35 @@ pub trait StateStore: Send + Sync {
 
     /// Reads the audit log, newest first, entries with a number below `before`.
     async fn audit_log(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>>;
+
+    /// The steps after a revision up to the present one, in order. `None` when not all of them
+    /// are known: the whole set must be read.
+    async fn steps_after(&self, _after: Revision) -> Result<Option<Vec<RevisionStep>>> {
+        Ok(None)
+    }
+
+    /// What a store that others use at the same time gives; `None` when nobody else can.
+    fn shared(&self) -> Option<Shared> {
+        None
+    }
+
+    /// Who does what must not be done twice.
+    fn leadership(&self) -> Leadership {
+        self.shared().map_or_else(Leadership::always, |shared| shared.leadership)
+    }
+
+    /// Why the store can't be reached at the moment, and for how long it could not.
+    fn problem(&self) -> Option<(String, std::time::Duration)> {
+        None
+    }
+
+    /// How much room it takes; `None` where its files say so.
+    async fn bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Gives up what others wait for. To be called last.
+    async fn close(&self) {}
 }
 
 /// An audit line to be written.

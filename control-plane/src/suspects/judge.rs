@@ -25,11 +25,12 @@ use crate::detect::policy::{self, Action as Response, leading};
 use crate::detect::{Flag, FlagSink, Severity, Source, target_of};
 use crate::geo::{Geo, Places, Spot};
 use crate::hub::{ChangeError, Hub};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::model::{Action, Actor, Decision, NewDecision, Origin};
 use crate::privacy::Veil;
 use crate::privacy::keys::Keys;
-use crate::store::{self, AutomaticBlock, NewAudit, Removal, StateStore};
+use crate::store::{self, AutomaticBlock, Follower, NewAudit, Removal, StateStore};
 
 /// Flags that may wait; more are dropped and counted.
 const QUEUE_FLAGS: usize = 16_384;
@@ -41,6 +42,8 @@ const NOTE_FLAGS: usize = 1_024;
 const JUDGE_SUSPECTS: usize = 256;
 /// Pause before the store is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the leader looks at suspects that others noted, also when nobody tells of them.
+const LOOK: Duration = Duration::from_secs(5);
 /// How often it is tried for the same flags.
 const TRIES: u32 = 30;
 /// The brake counts blocks of so long.
@@ -59,6 +62,8 @@ struct Inner {
     /// True once nobody raises flags any more.
     ended: watch::Sender<bool>,
     state: Arc<dyn StateStore>,
+    /// Of several control planes one judges what all of them note.
+    leadership: Leadership,
     hub: Hub,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -215,6 +220,7 @@ impl Suspects {
             queued: AtomicUsize::new(0),
             wake: Notify::new(),
             ended: watch::Sender::new(false),
+            leadership: state.leadership(),
             state,
             hub,
             clock,
@@ -532,12 +538,15 @@ impl Judge {
         self.judge_all().await;
         let ended = suspects.0.ended();
         tokio::pin!(ended);
+        let shared = suspects.0.state.shared();
+        let mut news = shared.map(|shared| shared.follow(|news| news.suspects, LOOK));
         let mut messages = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 _ = self.flags.recv_many(&mut messages, NOTE_FLAGS) => {}
                 () = suspects.0.wake.notified() => {}
+                () = noted_elsewhere(&mut news) => {}
                 () = &mut ended => break,
             }
             self.note(&mut messages, &mut places).await;
@@ -571,6 +580,9 @@ impl Judge {
     async fn judge_all(&self) {
         let inner = &self.suspects.0;
         loop {
+            if !inner.leadership.leads() {
+                return;
+            }
             let _turn = self.suspects.turn().await;
             let waiting = match inner.state.unjudged(JUDGE_SUSPECTS).await {
                 Ok(waiting) => waiting,
@@ -583,6 +595,9 @@ impl Judge {
                 return;
             }
             for suspect in &waiting {
+                if !inner.leadership.leads() {
+                    return;
+                }
                 if let Err(error) = inner.judge(suspect).await {
                     // With the next flag, or at the next start.
                     tracing::warn!(suspect = suspect.id, "a suspect could not be judged: {error}");
@@ -590,6 +605,14 @@ impl Judge {
                 }
             }
         }
+    }
+}
+
+/// Resolves when another control plane may have noted something.
+async fn noted_elsewhere(news: &mut Option<Follower>) {
+    match news {
+        Some(news) => news.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -634,11 +657,36 @@ impl Inner {
     /// Lets the policy decide about one suspect.
     async fn judge(&self, suspect: &Suspect) -> Result<(), ChangeError> {
         let now = self.clock.now();
-        let block = match policy::action(&self.settings.policy, &suspect.grounds(), 0) {
-            Response::Block(_) => self.block_or_not(suspect, now).await?,
-            Response::Review | Response::None => None,
+        let response = policy::action(&self.settings.policy, &suspect.grounds(), 0);
+        let blocks = matches!(response, Response::Block(_));
+        // A person may have judged it at another control plane, whose turn is not ours.
+        let block = if blocks && self.judged_elsewhere(suspect.id).await?.is_none() {
+            self.block_or_not(suspect, now).await?
+        } else {
+            None
         };
+        if let Some(made) = &block
+            && self.judged_elsewhere(suspect.id).await? == Some(Status::Dismissed)
+        {
+            // At the same moment: the person is right.
+            let audit = NewAudit {
+                actor: ACTOR.to_owned(),
+                action: "decisions.remove",
+                subject: words::subject(suspect),
+                detail: format!("suspect {} dismissed", suspect.id),
+            };
+            self.hub.remove(Removal::Ids(vec![made.decision]), audit, now).await?;
+        }
         Ok(self.state.judged(suspect.id, suspect.flags, block).await?)
+    }
+
+    /// What a person made of a suspect of a shared store; `None` while it is open.
+    async fn judged_elsewhere(&self, id: i64) -> store::Result<Option<Status>> {
+        if self.state.shared().is_none() {
+            return Ok(None);
+        }
+        let status = self.state.suspect(id).await?.map(|suspect| suspect.status);
+        Ok(status.filter(|status| *status != Status::Open))
     }
 
     async fn block_or_not(

@@ -25,6 +25,7 @@ use crate::detect::policy::Ground;
 use crate::detect::{EVIDENCE_MAX, Evidence, Flag, Severity, Source, combined_score};
 use crate::geo::Spot;
 use crate::model::{DecisionId, target_text};
+use crate::notify::EventKind;
 use crate::privacy::Veil;
 use crate::store::view::timestamp_of_us;
 
@@ -196,6 +197,64 @@ pub enum Noted {
         /// Flags that were dropped.
         flags: u64,
     },
+}
+
+/// What flags of one target come to, before it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merged {
+    /// The suspect; absent when everything was dismissed before.
+    pub suspect: Option<Suspect>,
+    /// Whether it is new.
+    pub opened: bool,
+    /// The severity that it had before.
+    was: Option<Severity>,
+    flags: usize,
+}
+
+impl Merged {
+    /// Merges flags, in their order, into what is `known` of their target, the newest first:
+    /// an open suspect, and judged ones whose quiet time lasts.
+    #[must_use]
+    pub fn of(known: Vec<Suspect>, sightings: &[&Sighting]) -> Self {
+        // An open one, else a confirmed one whose block lasts.
+        let (mut suspect, mut dismissed): (Option<Suspect>, Vec<Suspect>) = (None, Vec::new());
+        for found in known {
+            match found.status {
+                Status::Dismissed => dismissed.push(found),
+                Status::Open => suspect = Some(found),
+                Status::Confirmed => suspect = suspect.or(Some(found)),
+            }
+        }
+        let was = suspect.as_ref().map(|suspect| suspect.severity);
+        let silenced = |flag: &Flag| dismissed.iter().any(|dismissed| dismissed.silences(flag));
+        for sighting in sightings.iter().filter(|sighting| !silenced(&sighting.flag)) {
+            match &mut suspect {
+                Some(suspect) => suspect.absorb(sighting),
+                None => suspect = Some(Suspect::new(sighting)),
+            }
+        }
+        Self { opened: suspect.is_some() && was.is_none(), suspect, was, flags: sightings.len() }
+    }
+
+    /// What there is to tell of it.
+    #[must_use]
+    pub fn event(&self) -> Option<EventKind> {
+        let suspect = self.suspect.as_ref()?;
+        let is_worse = self.was.is_some_and(|was| suspect.severity > was);
+        match self.opened {
+            true => Some(EventKind::Opened),
+            false => (suspect.status == Status::Open && is_worse).then_some(EventKind::Worse),
+        }
+    }
+
+    /// What was done, once it is kept.
+    #[must_use]
+    pub fn noted(self) -> Noted {
+        match self.suspect {
+            Some(suspect) => Noted::Suspect { suspect: Box::new(suspect), opened: self.opened },
+            None => Noted::Dismissed { flags: self.flags as u64 },
+        }
+    }
 }
 
 /// A person's judgement.

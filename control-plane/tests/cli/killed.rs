@@ -11,7 +11,7 @@ use ipwarden_control_plane::api::status::{LOG_FILE, STATE_FILE};
 use ipwarden_control_plane::detect::pass::run::last_complete;
 use ipwarden_control_plane::store::sqlite::{SqliteLog, SqliteState};
 use ipwarden_control_plane::store::{
-    DecisionFilter, IncomingBatch, LogStore as _, PassDone, StateStore as _,
+    DecisionFilter, IncomingBatch, LogStore as _, PassDone, StateStore,
 };
 use ipwarden_control_plane::suspects::SuspectFilter;
 use jiff::Timestamp;
@@ -80,6 +80,18 @@ pub(crate) fn state(here: &Path) -> SqliteState {
 /// A data directory with an hour that is over and was not passed over, in which so many
 /// addresses visited /admin.
 pub(crate) async fn prepare(here: &Path, addresses: u32, settings: &str) -> i64 {
+    let hour = fill(here, addresses, settings).await;
+    state(here).finish_pass(done(hour - 1), Vec::new(), Timestamp::now()).await.unwrap();
+    hour
+}
+
+/// That an hour was passed over: the next one is caught up with even if another ends meanwhile.
+pub(crate) fn done(hour: i64) -> PassDone {
+    PassDone { hour, finished_at: Timestamp::now(), addresses: 0, requests: 0, flagged: 0 }
+}
+
+/// The log and the settings of such a directory.
+pub(crate) async fn fill(here: &Path, addresses: u32, settings: &str) -> i64 {
     let hour = last_complete(Timestamp::now());
     std::fs::write(here.join("ipwarden.toml"), settings).unwrap();
     std::fs::create_dir_all(here.join(".ipwarden")).unwrap();
@@ -115,15 +127,6 @@ pub(crate) async fn prepare(here: &Path, addresses: u32, settings: &str) -> i64 
         places: Vec::new(),
     };
     log.append(&[batch]).await.unwrap();
-    // The one before is done: this one is caught up with even if another ends meanwhile.
-    let before = PassDone {
-        hour: hour - 1,
-        finished_at: Timestamp::now(),
-        addresses: 0,
-        requests: 0,
-        flagged: 0,
-    };
-    state(here).finish_pass(before, Vec::new(), Timestamp::now()).await.unwrap();
     hour
 }
 
@@ -165,10 +168,14 @@ async fn a_pass_that_is_killed_is_made_once_and_nobody_is_a_suspect_or_blocked_t
     let served = Served::start(dir.path());
     served.until(|text| metric(text, "ipwarden_decisions") >= u64::from(ADDRESSES)).await;
     served.kill();
-    let state = state(dir.path());
+    each_was_found_and_blocked_once(&state(dir.path()), ADDRESSES).await;
+}
+
+/// As many suspects as addresses, each flagged once and blocked once.
+pub(crate) async fn each_was_found_and_blocked_once(state: &dyn StateStore, addresses: u32) {
     let filter = SuspectFilter { limit: usize::MAX, ..SuspectFilter::default() };
     let (suspects, total) = state.suspects(filter).await.unwrap();
-    assert_eq!(total, u64::from(ADDRESSES));
+    assert_eq!(total, u64::from(addresses));
     let targets: std::collections::BTreeSet<_> = suspects.iter().map(|one| one.target).collect();
     assert_eq!(targets.len(), suspects.len(), "nobody is a suspect twice");
     for suspect in &suspects {

@@ -9,10 +9,14 @@ mod doctor;
 mod geo;
 mod import;
 mod killed;
+mod leader;
 mod limits;
 #[path = "../fixtures/mmdb.rs"]
 mod mmdb;
 mod notify;
+#[expect(dead_code, reason = "other tests kill the server, too")]
+#[path = "../fixtures/postgres.rs"]
+mod postgres;
 mod regions;
 mod replay;
 mod requests;

@@ -147,6 +147,8 @@ pub struct System {
     upstream_port: u16,
     admin_port: u16,
     api_port: u16,
+    /// The data directory of another system's control plane, where this one has none.
+    home: Option<PathBuf>,
     http: reqwest::Client,
 }
 
@@ -156,8 +158,27 @@ impl System {
     /// # Panics
     /// When either does not start.
     pub async fn start(options: Options) -> Self {
+        let mut system = Self::new(options);
+        system.start_control_plane().await;
+        system.start_envoy_with_a_set().await;
+        system
+    }
+
+    /// Another Envoy on the same control plane, started the same way.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn another_edge(&self) -> Self {
+        let mut system = Self::new(self.options.clone());
+        system.api_port = self.api_port;
+        system.home = Some(self.data_dir());
+        system.start_envoy_with_a_set().await;
+        system
+    }
+
+    fn new(options: Options) -> Self {
         let [site_port, upstream_port, admin_port, api_port] = free_ports();
-        let mut system = Self {
+        Self {
             directory: tempfile::tempdir().expect("a temporary directory"),
             options,
             control_plane: None,
@@ -166,6 +187,7 @@ impl System {
             upstream_port,
             admin_port,
             api_port,
+            home: None,
             http: reqwest::Client::builder()
                 .no_proxy()
                 .pool_max_idle_per_host(0)
@@ -173,16 +195,17 @@ impl System {
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .expect("a client"),
-        };
-        system.start_control_plane().await;
-        system.start_envoy().await;
-        if system.options.polls() {
+        }
+    }
+
+    async fn start_envoy_with_a_set(&mut self) {
+        self.start_envoy().await;
+        if self.options.polls() {
             eventually("the filter has its first decision set", async || {
-                system.stat("ipwarden_polls", "snapshot").await >= 1
+                self.stat("ipwarden_polls", "snapshot").await >= 1
             })
             .await;
         }
-        system
     }
 
     /// Starts the control plane on the same data and port as before.
@@ -401,7 +424,7 @@ impl System {
     /// The control plane's data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.home.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// A token that the first start wrote.

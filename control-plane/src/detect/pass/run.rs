@@ -102,8 +102,13 @@ impl Pass {
     /// Passes over each hour when it is over, those missed while nothing ran first, until the
     /// service stops.
     pub async fn keep(self, hub: Hub) {
+        // Of a log that all control planes have one does it for all; each does its own.
+        let shared = self.0.log.is_shared();
+        let leadership = self.0.state.leadership();
         loop {
-            if let Err(error) = self.catch_up().await {
+            if (!shared || leadership.leads())
+                && let Err(error) = self.catch_up().await
+            {
                 tracing::warn!("the hourly pass could not be made, it is tried again: {error}");
             }
             tokio::select! {

@@ -82,6 +82,44 @@ fn docker_compose_understands_the_files_with_clickhouse() {
     assert!(image.contains(':') && !image.ends_with(":latest"), "{image}");
 }
 
+/// The files with two control planes on one PostgreSQL.
+#[test]
+fn docker_compose_understands_the_files_with_postgres() {
+    let files = ["envoy/docker-compose.yaml", "envoy/compose/postgres.yaml"];
+    let mut command = Command::new("docker-compose");
+    for file in files {
+        command.arg("-f").arg(root().join(file));
+    }
+    match command.arg("config").env("POSTGRES_PASSWORD", "secret").output() {
+        Ok(done) => {
+            let text = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let url =
+                "IPWARDEN_STATE: postgres://ipwarden:secret@postgres/ipwarden?sslmode=disable";
+            assert_eq!(text.matches(url).count(), 2, "{text}");
+        }
+        Err(_) => println!("SKIPPED: docker-compose is not installed"),
+    }
+    let over = yaml::read(&root().join(files[1]))[0].clone();
+    for (name, service) in over["services"].as_object().expect("services") {
+        if name == "control-plane" {
+            continue;
+        }
+        assert_eq!(service["read_only"], true, "{name}");
+        assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]), "{name}");
+        assert!(service["user"].is_string() && service["user"] != "0:0", "{name}");
+        assert!(service["healthcheck"]["test"].is_array(), "{name}");
+        let image = service["image"].as_str().expect("an image");
+        assert!(
+            image == "ipwarden" || image.contains(':') && !image.ends_with(":latest"),
+            "{image}"
+        );
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().expect("a port").starts_with("127.0.0.1:"), "{name}: {port}");
+        }
+    }
+}
+
 /// The tests' Envoy, the image's and the one that `.ci/tools` installs are of one version.
 #[test]
 fn the_image_has_the_version_of_envoy_that_is_tested() {

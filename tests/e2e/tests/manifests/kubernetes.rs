@@ -68,6 +68,62 @@ fn every_manifest_has_only_fields_that_its_kind_knows() {
     assert!(checked >= 20, "only {checked} documents were found");
 }
 
+/// Puts a value where a JSON patch wants it; as much of RFC 6902 as ours use.
+fn patch(document: &mut Value, operation: &Value) {
+    let path = operation["path"].as_str().expect("a path");
+    let (parent, last) = path.rsplit_once('/').expect("a place");
+    let place = document.pointer_mut(parent).unwrap_or_else(|| panic!("there is no {parent}"));
+    let value = operation["value"].clone();
+    match (place, operation["op"].as_str().expect("an operation")) {
+        (Value::Array(items), "add") if last == "-" => items.push(value),
+        (Value::Object(members), "add") => {
+            assert!(members.insert(last.to_owned(), value).is_none(), "{path} is there already");
+        }
+        (Value::Object(members), "replace") => {
+            assert!(members.insert(last.to_owned(), value).is_some(), "{path} is not there");
+        }
+        (_, operation) => panic!("{operation} at {path}"),
+    }
+}
+
+#[test]
+fn what_the_variant_on_postgres_changes_fits_into_its_kinds() {
+    let directory = root().join("envoy/kubernetes");
+    let kustomization = yaml::read(&directory.join("postgres/kustomization.yaml"))[0].clone();
+    let mut patched = Vec::new();
+    for one in kustomization["patches"].as_array().expect("patches") {
+        let kind = one["target"]["kind"].as_str().expect("a kind");
+        let file = directory.join(format!("{}.yaml", kind.to_lowercase()));
+        let mut document = yaml::read(&file)[0].clone();
+        assert_eq!(document["metadata"]["name"], one["target"]["name"]);
+        let text = one["patch"].as_str().expect("a patch");
+        for operation in yaml::documents(&file, text)[0].as_array().expect("operations") {
+            patch(&mut document, operation);
+        }
+        assert_eq!(errors(&document), Vec::<String>::new(), "{kind}");
+        patched.push((kind.to_owned(), document));
+    }
+    let (_, set) = patched.iter().find(|(kind, _)| kind == "StatefulSet").expect("a StatefulSet");
+    assert_eq!(set["spec"]["replicas"], 2);
+    // Every variable is a setting that the service knows.
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let settings: Vec<String> = container["env"]
+        .as_array()
+        .expect("variables")
+        .iter()
+        .map(|variable| {
+            let name = variable["name"].as_str().expect("a name").strip_prefix("IPWARDEN_");
+            format!("{} = {}", name.expect("ours").to_lowercase(), variable["value"])
+        })
+        .collect();
+    assert_eq!(yaml::check_config("ipwarden.toml", &settings.join("\n")), Ok(()));
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    let volumes = set["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes");
+    for mount in mounts.iter().filter(|mount| mount["name"] != "data") {
+        assert!(volumes.iter().any(|volume| volume["name"] == mount["name"]), "{mount}");
+    }
+}
+
 #[test]
 fn a_misspelt_field_in_any_manifest_is_an_error() {
     // In the specification of every document, one field after the other is misspelt.
@@ -153,12 +209,21 @@ fn kustomizations_name_files_that_are_there_and_leave_none_out() {
     for (path, document) in manifests().iter().filter(|(_, found)| is_kustomization(found)) {
         let directory = path.parent().expect("a directory");
         for field in document.as_object().expect("an object").keys() {
-            let known =
-                ["apiVersion", "kind", "namespace", "resources", "images", "configMapGenerator"];
+            let known = [
+                "apiVersion",
+                "kind",
+                "namespace",
+                "resources",
+                "images",
+                "configMapGenerator",
+                "patches",
+            ];
             assert!(known.contains(&field.as_str()), "{}: {field}", path.display());
         }
         let mut named: Vec<String> = names(&document["resources"])
             .chain(names(&document["configMapGenerator"][0]["files"]))
+            // Another directory's kustomization is looked at on its own.
+            .filter(|name| !directory.join(name).join("kustomization.yaml").is_file())
             .collect();
         named.sort();
         let mut present: Vec<String> = std::fs::read_dir(directory)

@@ -14,4 +14,5 @@ mod limits;
 mod privacy;
 mod protocols;
 mod records;
+mod shared_state;
 mod updates;

@@ -14,14 +14,14 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params, params_from_iter};
 
-use super::{key, limit, timestamp};
+use super::{limit, timestamp};
 use crate::model::{Action, Decision, DecisionId, NewDecision, Origin, Revision, tier};
+use crate::store::key;
+use crate::store::replacing::Present;
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::wire_expiry;
-use crate::store::{
-    Added, DecisionFilter, Listed, OriginSet, Removal, Removed, SetChanged, StoreError,
-};
+use crate::store::{Added, DecisionFilter, OriginSet, Removal, Removed, SetChanged, StoreError};
 
 /// Decisions forgotten in one transaction.
 pub(super) const SWEEP_ROWS: u64 = 20_000;
@@ -97,55 +97,34 @@ pub(super) fn add(tx: &Transaction<'_>, new: &[NewDecision], now: Timestamp) -> 
 /// Makes a set the live decisions of its origin as one revision; none where nothing differs.
 pub(super) fn replace(tx: &Transaction<'_>, set: &OriginSet, now: Timestamp) -> Work<SetChanged> {
     let now_us = now.as_microsecond();
-    let slack_us = i64::try_from(set.slack.as_micros()).unwrap_or(i64::MAX);
     let tier = tier(set.action, &set.origin);
     let origin = String::from(set.origin.clone());
-    let mut present = Present::load(tx, &origin, tier, now_us)?;
-    // Of equal targets the last counts.
-    let last: HashMap<IpNet, usize> =
-        set.listed.iter().enumerate().map(|(at, listed)| (listed.target, at)).collect();
-    let (mut kept, mut renewed) = (0, 0);
-    let mut wanted: Vec<&Listed> = Vec::new();
-    for (at, listed) in set.listed.iter().enumerate() {
-        if last.get(&listed.target) != Some(&at) {
-            continue;
-        }
-        let end = listed.expires_at.map(|end| end.as_microsecond());
-        match present.live.remove(&listed.target) {
-            Some((_, there)) if is_near(there, end, slack_us) => kept += 1,
-            Some((id, _)) => {
-                renewed += 1;
-                present.gone.push((listed.target, id));
-                wanted.push(listed);
-            }
-            None => wanted.push(listed),
-        }
-    }
-    present.gone.extend(present.live.drain().map(|(target, (id, _))| (target, id)));
+    let replacing = present(tx, &origin, tier, now_us)?.replaced_by(set);
     let mut changed = SetChanged {
         revision: revision(tx)?,
-        added: wanted.len() as u64 - renewed,
-        removed: present.gone.len() as u64 - renewed,
-        renewed,
-        kept,
-        changes: Vec::with_capacity(present.gone.len() + wanted.len()),
+        added: replacing.added(),
+        removed: replacing.removed(),
+        renewed: replacing.renewed,
+        kept: replacing.kept,
+        changes: Vec::with_capacity(replacing.gone.len() + replacing.wanted.len()),
     };
-    if present.gone.is_empty() && wanted.is_empty() {
+    if replacing.is_nothing() {
         return Ok(changed);
     }
     changed.revision = next_revision(tx)?;
     let number = changed.revision.number.cast_signed();
     let mut retire = prepare_retire(tx)?;
-    for id in present.ended {
+    for id in replacing.ended {
         retire.execute(params![id, number, now_us])?;
     }
-    for (target, id) in present.gone {
+    for (target, id) in replacing.gone {
         retire.execute(params![id, number, now_us])?;
         changed.changes.push(Change::Remove { target, id });
     }
     let mut texts = Texts::default();
     let origin = texts.id(tx, &origin)?;
     let mut insert = tx.prepare_cached(INSERT)?;
+    let wanted = replacing.wanted;
     for (listed, id) in wanted.iter().zip(take_ids(tx, wanted.len())?..) {
         let reason = texts.id(tx, &listed.reason)?;
         let target = key::key(&listed.target);
@@ -161,49 +140,23 @@ pub(super) fn replace(tx: &Transaction<'_>, set: &OriginSet, now: Timestamp) -> 
     Ok(changed)
 }
 
-/// Whether two ends are near enough to be taken for one.
-fn is_near(there: Option<i64>, wanted: Option<i64>, slack_us: i64) -> bool {
-    match (there, wanted) {
-        (Some(there), Some(wanted)) => there.abs_diff(wanted) <= slack_us.unsigned_abs(),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
 /// What an origin has.
-#[derive(Default)]
-struct Present {
-    /// Live ones of the tier: number and end.
-    live: HashMap<IpNet, (DecisionId, Option<i64>)>,
-    /// Live ones of another tier.
-    gone: Vec<(IpNet, DecisionId)>,
-    /// Those that have ended and would stand in the way of new ones.
-    ended: Vec<DecisionId>,
-}
-
-impl Present {
-    fn load(tx: &Transaction<'_>, origin: &str, tier: Tier, now_us: i64) -> Work<Self> {
-        let mut present = Self::default();
-        let Some(origin) = Texts::find(tx, origin)? else { return Ok(present) };
-        // Nothing but the index is read: an index of its own would cost each import more.
-        let mut statement = tx.prepare_cached(
-            "SELECT id, target, tier, expires_at FROM decisions INDEXED BY decisions_live \
-             WHERE removed IS NULL AND origin = ?1",
-        )?;
-        let mut rows = statement.query([origin])?;
-        while let Some(row) = rows.next()? {
-            let (id, target, end): (_, _, Option<i64>) =
-                (row.get(0)?, self::target(row, 1)?, row.get(3)?);
-            if end.is_some_and(|end| end <= now_us) {
-                present.ended.push(id);
-            } else if row.get::<_, u8>(2)? == tier as u8 {
-                present.live.insert(target, (id, end));
-            } else {
-                present.gone.push((target, id));
-            }
-        }
-        Ok(present)
+fn present(tx: &Transaction<'_>, origin: &str, of_set: Tier, now_us: i64) -> Work<Present> {
+    let mut present = Present::default();
+    let Some(origin) = Texts::find(tx, origin)? else { return Ok(present) };
+    // Nothing but the index is read: an index of its own would cost each import more.
+    let mut statement = tx.prepare_cached(
+        "SELECT id, target, tier, expires_at FROM decisions INDEXED BY decisions_live \
+         WHERE removed IS NULL AND origin = ?1",
+    )?;
+    let mut rows = statement.query([origin])?;
+    while let Some(row) = rows.next()? {
+        let tier = Tier::from_code(row.get(2)?)
+            .ok_or_else(|| Failure::damaged("a decision has an unknown tier"))?;
+        let which = (row.get(0)?, target(row, 1)?, tier);
+        present.note(which, row.get(3)?, of_set, now_us);
     }
+    Ok(present)
 }
 
 /// Targets of decisions that were removed or ended after a time, each once.

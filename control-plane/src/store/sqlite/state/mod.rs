@@ -4,7 +4,6 @@
 
 mod decisions;
 mod feeds;
-mod key;
 mod limits;
 mod outbox;
 mod regions;

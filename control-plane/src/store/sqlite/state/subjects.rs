@@ -2,17 +2,16 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use ipwarden::address::host_net;
 use jiff::Timestamp;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Transaction, params};
 
-use super::{decisions, key, limit, suspects, tokens};
-use crate::detect::target_of;
+use super::{decisions, limit, suspects, tokens};
 use crate::privacy::Kept;
 use crate::privacy::mention::{mentions, replaced};
-use crate::store::aging::{ErasedState, SubjectState};
+use crate::store::aging::{ErasedState, SubjectState, address, targets};
+use crate::store::key;
 use crate::store::sqlite::database::Work;
 
 /// Lines of the audit log forgotten in one transaction.
@@ -26,18 +25,6 @@ pub(super) fn sweep_audit(tx: &Transaction<'_>, before: Timestamp) -> Work<u64> 
         )?
         .execute(params![before.as_microsecond(), SWEEP_LINES.cast_signed()])?;
     Ok(swept as u64)
-}
-
-/// The targets under which an address is kept: itself, and what detectors count it by.
-fn targets(ip: IpAddr) -> Vec<IpNet> {
-    let mut targets = vec![host_net(ip), target_of(ip)];
-    targets.dedup();
-    targets
-}
-
-/// The address as it came.
-fn address(names: &[Kept]) -> Option<IpAddr> {
-    names.iter().find(|name| name.veil.is_none()).map(|name| name.ip)
 }
 
 /// What is held, at most `most` of each kind.

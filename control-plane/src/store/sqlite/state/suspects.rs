@@ -9,16 +9,19 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params, params_from_iter};
 
-use super::{key, limit, outbox, timestamp};
+use super::{limit, outbox, timestamp};
 use crate::detect::{Flag, Severity};
 use crate::model::{Actor, DecisionId};
 use crate::notify::EventKind;
 use crate::privacy::Veil;
+use crate::store::key;
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::clamped;
 use crate::store::{AutomaticBlock, BlockHistory, PassDone};
-use crate::suspects::{Closing, MAX_OPEN, Noted, Reason, Sighting, Status, Suspect, SuspectFilter};
+use crate::suspects::{
+    Closing, MAX_OPEN, Merged, Noted, Reason, Sighting, Status, Suspect, SuspectFilter,
+};
 
 /// Merges flags into suspects, target by target, each target's in their order.
 pub(super) fn note(
@@ -46,7 +49,7 @@ fn note_target(
     sightings: &[&Sighting],
     now: Timestamp,
 ) -> Work<Noted> {
-    // The newest first: an open one, else a confirmed one whose block lasts.
+    // The newest first.
     let sql = format!(
         "{SELECT} WHERE target = ?1 AND form = ?3 AND key = ?4 \
          AND (status = 'open' OR quiet_until > ?2) ORDER BY id DESC"
@@ -58,42 +61,22 @@ fn note_target(
         veil.form as u8,
         veil.key_number()
     ])?;
-    let (mut present, mut dismissed) = (None, Vec::new());
+    let mut known = Vec::new();
     while let Some(row) = rows.next()? {
-        let found = suspect(row)?;
-        match found.status {
-            Status::Dismissed => dismissed.push(found),
-            Status::Open => present = Some(found),
-            Status::Confirmed => present = present.or(Some(found)),
+        known.push(suspect(row)?);
+    }
+    let mut merged = Merged::of(known, sightings);
+    if let Some(suspect) = &mut merged.suspect {
+        if merged.opened {
+            suspect.id = insert(tx, target, suspect, now)?;
+        } else {
+            update(tx, suspect, now)?;
         }
     }
-    let news = sightings
-        .iter()
-        .filter(|sighting| !dismissed.iter().any(|dismissed| dismissed.silences(&sighting.flag)));
-    let mut opened = false;
-    let before = present.as_ref().map(|suspect| suspect.severity);
-    for sighting in news {
-        match &mut present {
-            Some(suspect) => suspect.absorb(sighting),
-            None => {
-                opened = true;
-                present = Some(Suspect::new(sighting));
-            }
-        }
+    if let (Some(event), Some(suspect)) = (merged.event(), &merged.suspect) {
+        outbox::put(tx, event, suspect, None, now)?;
     }
-    let Some(mut suspect) = present else {
-        return Ok(Noted::Dismissed { flags: sightings.len() as u64 });
-    };
-    if opened {
-        suspect.id = insert(tx, target, &suspect, now)?;
-        outbox::put(tx, EventKind::Opened, &suspect, None, now)?;
-    } else {
-        update(tx, &suspect, now)?;
-        if suspect.status == Status::Open && before.is_some_and(|was| suspect.severity > was) {
-            outbox::put(tx, EventKind::Worse, &suspect, None, now)?;
-        }
-    }
-    Ok(Noted::Suspect { suspect: Box::new(suspect), opened })
+    Ok(merged.noted())
 }
 
 fn insert(tx: &Transaction<'_>, target: &[u8], suspect: &Suspect, now: Timestamp) -> Work<i64> {

@@ -10,12 +10,12 @@ use ipnet::IpNet;
 use ipwarden::address::fold_net;
 
 /// The key of a target.
-pub(super) fn key(target: &IpNet) -> Vec<u8> {
+pub(in crate::store) fn key(target: &IpNet) -> Vec<u8> {
     encode(target.network(), target.prefix_len())
 }
 
 /// The target of a key; `None` for bytes that are no key.
-pub(super) fn target(key: &[u8]) -> Option<IpNet> {
+pub(in crate::store) fn target(key: &[u8]) -> Option<IpNet> {
     let (prefix, rest) = key.split_last()?;
     let ip = match rest.split_first()? {
         (4, octets) => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?)),
@@ -28,13 +28,13 @@ pub(super) fn target(key: &[u8]) -> Option<IpNet> {
 /// First and last key of what lies inside a network, itself included. A wider network that
 /// begins at the same address sorts before the first; one that begins further on and
 /// reaches in does not exist, networks being nested or apart.
-pub(super) fn inside(net: &IpNet) -> (Vec<u8>, Vec<u8>) {
+pub(in crate::store) fn inside(net: &IpNet) -> (Vec<u8>, Vec<u8>) {
     let net = fold_net(net.trunc());
     (key(&net), encode(net.broadcast(), u8::MAX))
 }
 
 /// The keys of all networks that contain a network, itself included: at most 33 or 129.
-pub(super) fn covering(net: &IpNet) -> impl Iterator<Item = Vec<u8>> {
+pub(in crate::store) fn covering(net: &IpNet) -> impl Iterator<Item = Vec<u8>> {
     let net = fold_net(net.trunc());
     (0..=net.prefix_len())
         .filter_map(move |len| IpNet::new(net.addr(), len).ok())
