@@ -28,8 +28,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// New decisions that are timed.
 const ROUNDS: usize = 20;
-/// How long the service is watched at rest.
-const REST: Duration = Duration::from_secs(30);
+/// How long the service is watched at rest: longer than a poll waits.
+const REST: Duration = Duration::from_secs(60);
 /// How long records are shipped.
 const SHIPPING: Duration = Duration::from_secs(20);
 /// Connections that ship, and records in each batch: what 500 a second and proxy would fill.
@@ -199,7 +199,7 @@ impl Fleet {
             .await?;
         let snapshot = answer.bytes().await?;
         println!("a snapshot has {} bytes", snapshot.len());
-        let at = wire::decode(&snapshot).map_err(|error| format!("{error:?}"))?.header.revision;
+        let at = revision(&snapshot)?;
         for n in 0..size {
             let (address, token) = (service.address.clone(), service.proxy.clone());
             let (tell, bytes) = (tell.clone(), Arc::clone(&bytes));
@@ -246,6 +246,12 @@ impl Fleet {
     }
 }
 
+/// Where an answer leads to: limits and the like may follow the decisions.
+fn revision(body: &[u8]) -> Result<Revision> {
+    let body = wire::decode_body(body).map_err(|error| format!("{error:?}"))?;
+    Ok(body.then.or(body.message).ok_or("no decisions")?.header.revision)
+}
+
 async fn proxy(
     n: usize,
     address: &str,
@@ -286,8 +292,7 @@ async fn proxy(
         };
         let Some(body) = body else { continue };
         bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        let message = wire::decode(&buffer[body]).map_err(|error| format!("{error:?}"))?;
-        at = message.header.revision;
+        at = revision(&buffer[body])?;
         tell.send((at.number, Instant::now()))?;
     }
 }
