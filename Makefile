@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 MODULE := target/wasm32-wasip1/wasm/ipwarden.wasm
 
 .DEFAULT_GOAL := help
-.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-fleet-block bench-pass bench-bodies bench-scale bench-log bench-log-outage ui screenshots seed-demo test-matrix tools clean
+.PHONY: help build binary module images run test test-stores lint bench bench-compare bench-micro bench-vm bench-service bench-million bench-block bench-spray bench-fleet-block bench-fleet-limit bench-pass bench-bodies bench-scale bench-log bench-log-outage ui screenshots seed-demo test-matrix tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -107,6 +107,10 @@ bench-spray: binary module ## measure two million networks against one attacker 
 bench-fleet-block: binary module ## measure the time from a block through one of two control planes to its refusal by four Envoys, and PostgreSQL's absence (needs PostgreSQL)
 	@.ci/tools envoy
 	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e --test system -- --ignored --nocapture --test-threads 1 shared_state::
+
+bench-fleet-limit: binary module ## measure a limit over four Envoys, two control planes and a Redis
+	@.ci/tools envoy
+	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e --test system -- --ignored --nocapture a_hundred_a_minute
 
 bench-pass: ## measure the detectors, ingest with and without them, and the pass over ten million records
 	cargo run --release -p ipwarden-control-plane --example detect_figures

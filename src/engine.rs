@@ -16,6 +16,9 @@ use crate::decisions::replica::{
 use crate::decisions::{Action, DecisionId, POLL_PATH, Revision, UnixSeconds};
 use crate::geo::regions::{self, Hit};
 use crate::geo::{self, Geo, Located, localize};
+use crate::limits::fleet::member::Member;
+use crate::limits::fleet::reporter::{self, Counts as FleetCounts};
+use crate::limits::fleet::{self, wire as fleet_wire};
 use crate::limits::gcra::Nanos;
 use crate::limits::limiter::{Client, Limiter, Outcome as LimitOutcome, RuleCounts, Ruling};
 use crate::limits::matching::Request;
@@ -192,6 +195,8 @@ pub enum CallId {
     Ship(u64),
     /// The plugin's own limits.
     Report,
+    /// What was taken from buckets that the fleet shares.
+    Consumption(u64),
     /// A look-up of where an address is.
     Geo(u64),
 }
@@ -211,6 +216,11 @@ pub enum Event {
     /// The plugin's own limits were reported, or not.
     Reported {
         /// Whether the control plane took them.
+        taken: bool,
+    },
+    /// A report of consumption ended.
+    Counted {
+        /// Whether the control plane took it.
         taken: bool,
     },
     /// A look-up ended.
@@ -265,6 +275,7 @@ pub struct Engine {
     follower: Follower,
     replicator: Replicator,
     limiter: Limiter,
+    member: Member,
     geo: Option<Geo>,
     regions: regions::Rules,
     replies: Replies,
@@ -313,6 +324,7 @@ impl Engine {
                 &namespace,
                 worker.secret,
             ),
+            member: Member::new(&namespace, worker.id),
             geo: config.geo.clone().map(|settings| Geo::new(settings, worker.id)),
             regions: regions::Rules::default(),
             replies: Replies::new(config.decisions.refuse_status, config.decisions.contact.clone()),
@@ -352,6 +364,9 @@ impl Engine {
         let _ = self.replicator.initialise(shared);
         let _ = self.handover.open(shared);
         self.limiter.open(shared);
+        if self.config.control_plane.is_some() {
+            self.member.open(shared);
+        }
         if let Some(geo) = &mut self.geo {
             geo.open(shared);
         }
@@ -594,6 +609,11 @@ impl Engine {
                 self.polled(|replicator, take| replicator.advance(now_us / 1_000, shared, take));
             ticked.loading = self.replicator.is_importing();
         }
+        if self.config.control_plane.is_some() && !self.draining {
+            // Before anything else: the worker that leads need not have seen a request.
+            let leads = self.replicator.leads();
+            self.member.tick(shared, &mut self.limiter, leads, now_us / 1_000, clock);
+        }
         if !self.awake {
             return ticked;
         }
@@ -618,6 +638,11 @@ impl Engine {
     /// What each limit did since the last call; limits that did nothing are left out.
     pub fn take_limit_counts(&mut self) -> impl Iterator<Item = (&str, RuleCounts)> {
         self.limiter.take_counts()
+    }
+
+    /// What became of reports of consumption since the last call.
+    pub fn take_fleet_counts(&mut self) -> FleetCounts {
+        self.member.take_counts(&mut self.limiter)
     }
 
     /// What decisions by region did since the last call.
@@ -673,6 +698,9 @@ impl Engine {
         if let Some(report) = self.next_report() {
             return Some(report);
         }
+        if let Some(consumption) = self.next_consumption(shared, now_us) {
+            return Some(consumption);
+        }
         let applied = self.follower.revision().unwrap_or_default();
         let Shipment { ticket, body } =
             self.delivery.next(now_us, &mut self.buffer, applied, self.draining)?;
@@ -724,6 +752,11 @@ impl Engine {
                     (self.report.reachable, self.report.term) = (false, 0);
                 }
                 Event::Reported { taken }
+            }
+            CallId::Consumption(number) => {
+                let now_ms = now_us / 1_000;
+                let taken = self.member.answered(shared, number, status, body, now_ms);
+                Event::Counted { taken }
             }
             CallId::Geo(id) => {
                 let Some(geo) = &mut self.geo else {
@@ -793,6 +826,22 @@ impl Engine {
         })
     }
 
+    /// The leader reports for all workers.
+    fn next_consumption(&mut self, shared: &mut dyn SharedData, now_us: u64) -> Option<Call> {
+        if !self.replicator.leads() || self.draining {
+            return None;
+        }
+        let (number, body) = self.member.next(shared, &mut self.limiter, now_us / 1_000)?;
+        Some(Call {
+            to: To::ControlPlane,
+            id: CallId::Consumption(number),
+            method: "POST",
+            path: fleet::CONSUMPTION_PATH.to_owned(),
+            body: Some((fleet_wire::CONTENT_TYPE, body)),
+            timeout_ms: reporter::TIMEOUT_MS,
+        })
+    }
+
     /// How many policies arrived at this worker that could not be used.
     #[must_use]
     pub const fn policies_refused(&self) -> u64 {
@@ -810,6 +859,7 @@ impl Engine {
         if self.config.control_plane.is_none() {
             return Left::default();
         }
+        self.member.leave(shared, &mut self.limiter, now_us / 1_000);
         let applied = self.follower.revision().unwrap_or_default();
         let messages = self.delivery.leave(now_us, &mut self.buffer, applied);
         if messages.is_empty() {

@@ -8,6 +8,7 @@ use allocation_counter::measure;
 use ipwarden::config;
 use ipwarden::decisions::{Entry, NEVER, Revision, Tier, wire};
 use ipwarden::engine::{CallId, Engine, Judgement, Turn, Worker};
+use ipwarden::limits::fleet::wire::Answer;
 use ipwarden::limits::limiter::Client;
 use ipwarden::limits::matching::{Attributes, HeaderSource, Request};
 use ipwarden::privacy::AddressForm;
@@ -24,6 +25,7 @@ const CONFIG: &str = r#"{
     "geo": {"cluster": "ipwarden", "provider": "ipwarden"},
     "limits": [
         {"name": "wide", "match": {"path_prefix": "/page"}, "anonymous": {"requests": 1000, "per": "1s"}},
+        {"name": "fleet", "match": {"path_prefix": "/shared"}, "scope": "fleet", "anonymous": {"requests": 1000, "per": "1s"}},
         {"name": "narrow", "match": {"path_prefix": "/login"}, "anonymous": {"requests": 1, "per": "1h"}}
     ]
 }"#;
@@ -54,6 +56,13 @@ fn worker(shared: &mut MemoryShared) -> Engine {
     };
     let set = wire::encode_snapshot(Revision { epoch: 1, number: 1 }, NOW_S, &[entry]);
     engine.answered(poll.id, 200, &set, shared, NOW_US);
+    // The control plane tells how the fleet names its buckets.
+    engine.tick(shared, NOW_US, &mut || NOW_NS);
+    let mut calls = std::iter::from_fn(|| engine.next_call(shared, NOW_US));
+    let report = calls.find(|call| matches!(call.id, CallId::Consumption(_))).expect("a report");
+    let answer = Answer { number: 1, secret: [7; 16], owes_us: Vec::new() };
+    engine.answered(report.id, 200, &answer.encode(), shared, NOW_US);
+    engine.tick(shared, NOW_US + 1, &mut || NOW_NS);
     engine
 }
 
@@ -125,6 +134,11 @@ fn an_admitted_request_allocates_nothing_unless_a_limit_writes_shared_data() {
         assert!(matches!(judgement, Judgement::Admit));
     });
     assert_eq!(limited, SHARED_DATA_ALLOCATIONS, "a limit admits");
+    let shared_with_others = allocations(|| {
+        let judgement = judge(&mut engine, &mut shared, "81.2.69.160", "/shared");
+        assert!(matches!(judgement, Judgement::Admit));
+    });
+    assert_eq!(shared_with_others, SHARED_DATA_ALLOCATIONS, "one over the fleet admits");
 }
 
 /// Of [`MemoryShared`], for one write: a copy of the key and one of the value.

@@ -15,6 +15,7 @@ use crate::fleet::Fleet;
 use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::ingest::Ingest;
+use crate::limits::fleet::FleetLimits;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::Role;
@@ -73,6 +74,8 @@ pub struct App {
     pub bouncers: Bouncers,
     /// Who follows the decision stream.
     pub fleet: Fleet,
+    /// Limits that count over all proxies.
+    pub fleet_limits: FleetLimits,
     /// Since when the text for visitors says what it says.
     pub editions: Editions,
     /// What is counted.

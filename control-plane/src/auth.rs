@@ -340,7 +340,7 @@ fn hash(secret: &str) -> Hash {
 }
 
 /// Writes a file that only its owner can read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let draft = path.with_extension("token.new");
     match std::fs::remove_file(&draft) {

@@ -82,6 +82,10 @@ pub struct Metrics {
     pub automatic_blocks: Family<Kind, Counter>,
     /// Events that hooks were to be told: sent, failed (an attempt; they wait), dropped.
     pub notifications: Family<Kind, Counter>,
+    /// Reports of what proxies took from buckets of the fleet: counted, failed.
+    pub fleet_reports: Family<Kind, Counter>,
+    /// Buckets in them.
+    pub fleet_keys: Counter,
     /// How long the hourly pass takes.
     pub pass_seconds: Histogram,
     /// 1 while the hourly pass is under way.
@@ -247,6 +251,8 @@ pub struct Readings {
     pub state_bytes: Gauge<u64, AtomicU64>,
     /// Size of the log store's files or tables.
     pub log_bytes: Gauge<u64, AtomicU64>,
+    /// Whether limits over the fleet are counted.
+    pub fleet_up: Gauge<u64, AtomicU64>,
     /// Whether the log store can be reached.
     pub log_up: Gauge<u64, AtomicU64>,
     /// Batches that wait in the spool.
@@ -285,6 +291,8 @@ impl Metrics {
             suspects: Counter::default(),
             automatic_blocks: Family::default(),
             notifications: Family::default(),
+            fleet_reports: Family::default(),
+            fleet_keys: Counter::default(),
             pass_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             pass_running: Gauge::default(),
             detect: Detection::default(),
@@ -350,6 +358,12 @@ impl Metrics {
             "Events that hooks were to be told by what became of them",
             metrics.notifications.clone(),
         );
+        r.register(
+            "fleet_reports",
+            "Reports of what proxies took from limits over the fleet by what became of them",
+            metrics.fleet_reports.clone(),
+        );
+        r.register("fleet_keys", "Keys in those that were counted", metrics.fleet_keys.clone());
         let detect = &metrics.detect;
         r.register("detect_batches", "Batches offered to the detectors", detect.batches.clone());
         r.register(
@@ -471,6 +485,11 @@ impl Metrics {
             now.state_bytes.clone(),
         );
         r.register_with_unit("log_store", "Log store files", Unit::Bytes, now.log_bytes.clone());
+        r.register(
+            "fleet_store_up",
+            "1 while limits over the fleet are counted; 0: each proxy counts for itself",
+            now.fleet_up.clone(),
+        );
         r.register(
             "log_store_up",
             "1 while the log store can be reached; 0: batches wait in the spool",

@@ -128,6 +128,7 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/v1/suspects/{id}/reopen", Access::Admin, 30),
     (Method::GET, "/v1/proxies", Access::Read, 30),
     (Method::PUT, "/v1/proxies/limits", Access::Proxy, 30),
+    (Method::POST, "/v1/proxies/consumption", Access::Proxy, 10),
     (Method::GET, "/v1/retention", Access::Read, 30),
     (Method::POST, "/v1/retention/run", Access::Admin, 300),
     (Method::GET, "/v1/keys", Access::Admin, 30),
@@ -206,6 +207,7 @@ fn handlers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(suspects::reopen))
         .routes(routes!(proxies::list))
         .routes(routes!(proxies::report_limits))
+        .routes(routes!(proxies::consumption))
         .routes(routes!(people::retention))
         .routes(routes!(people::run))
         .routes(routes!(people::keys))

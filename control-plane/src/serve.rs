@@ -35,6 +35,9 @@ use crate::fleet::Fleet;
 use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::ingest::{Ingest, Writer};
+use crate::limits::fleet::memory::MemoryCounter;
+use crate::limits::fleet::redis::RedisCounter;
+use crate::limits::fleet::{FleetLimits, secret};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::notify::{Notifier, NotifyError};
@@ -67,6 +70,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const TIDY_LOOK: Duration = Duration::from_secs(1);
 /// How often tokens in a shared store are read again, also when nobody tells of a change.
 const TOKENS_LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether limits over the fleet are counted.
+const FLEET_LOOK: Duration = Duration::from_secs(5);
 /// How often the files with geolocation data are looked at.
 const GEO_LOOK: Duration = Duration::from_secs(5);
 /// Directory of batches that wait for a log that is away, in the data directory.
@@ -115,6 +120,9 @@ pub enum ServeError {
     /// Keys of pseudonyms can't be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// There is no key for limits over the fleet.
+    #[error(transparent)]
+    FleetKey(#[from] secret::SecretError),
     /// The first tokens can't be made.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -198,6 +206,7 @@ impl Service {
             tracing::info!("wrote a new token to {}", path.display());
         }
         let metrics = Arc::new(Metrics::new());
+        let fleet_limits = open_fleet_limits(&config, Arc::clone(&metrics)).await?;
         let live = Live::new(config.limits.live);
         let geo = Geo::new(config.geo_dir(), config.geo.files.clone());
         // Before the first record: each is completed when it is stored, and only then.
@@ -316,6 +325,7 @@ impl Service {
             feeds,
             bouncers,
             fleet: Fleet::default(),
+            fleet_limits,
             editions: Editions::open(&directory),
             metrics,
             imports: Semaphore::new(IMPORTS),
@@ -324,6 +334,7 @@ impl Service {
         let router = router::router(Arc::clone(&app));
         let acceptor = tokio::spawn(accept(listener, router, connections, app.hub.clone()));
         let (house, geo) = (keep_house(Arc::clone(&app)), keep_geo(Arc::clone(&app)));
+        let fleet = keep_fleet_limits(Arc::clone(&app));
         let log = keep_log(Arc::clone(&app));
         let (others, tokens) = (app.hub.clone().follow(), keep_tokens(Arc::clone(&app)));
         let pass = app.pass.clone().keep(app.hub.clone());
@@ -331,7 +342,7 @@ impl Service {
         let retention = app.retention.clone().keep();
         let feeds = app.feeds.clone().keep();
         let housekeeper = tokio::spawn(async {
-            tokio::join!(house, geo, log, others, tokens, pass, notifier, retention, feeds);
+            tokio::join!(house, geo, fleet, log, others, tokens, pass, notifier, retention, feeds);
         });
         let judge = tokio::spawn(judge.run());
         let revision = app.hub.revision();
@@ -460,12 +471,7 @@ async fn open_log(config: &Config) -> Result<(Arc<dyn LogStore>, Arc<dyn AgingLo
     };
     let url = match &config.log_password_file {
         None => url,
-        Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                StoreError::Unusable(format!("log_password_file {}: {error}", file.display()))
-            })?;
-            url.with_password(text.trim_end_matches(['\r', '\n']))
-        }
+        Some(file) => url.with_password(&read_password("log_password_file", file)?),
     };
     let log = ClickHouseLog::new(url, sensitive)?;
     match log.prepare().await {
@@ -522,6 +528,35 @@ async fn open_keys(
     let opened =
         opened.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?;
     Ok(opened?)
+}
+
+/// Limits over the fleet, and the key that names their buckets. A server that is away is no
+/// reason not to start: each proxy counts for itself until it is there.
+async fn open_fleet_limits(
+    config: &Config,
+    metrics: Arc<Metrics>,
+) -> Result<FleetLimits, ServeError> {
+    let limits = &config.limits;
+    let file = limits.fleet_key_file.clone();
+    let secret = secret::open(&file.unwrap_or_else(|| config.data_dir.join(secret::FILE)))?;
+    let Some(url) = limits.store.clone() else {
+        return Ok(FleetLimits::new(Box::new(MemoryCounter::default()), secret, metrics));
+    };
+    let url = match &limits.store_password_file {
+        None => url,
+        Some(file) => url.with_password(&read_password("limits.store_password_file", file)?),
+    };
+    let counter = RedisCounter::new(url, &secret)
+        .map_err(|error| StoreError::Unusable(format!("limits.store: {error}")))?;
+    let limits = FleetLimits::new(Box::new(counter), secret, metrics);
+    limits.check().await;
+    Ok(limits)
+}
+
+fn read_password(setting: &str, file: &Path) -> Result<String, StoreError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| StoreError::Unusable(format!("{setting} {}: {error}", file.display())))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Lets this process open as many files as the system permits, and says how many
@@ -695,6 +730,22 @@ async fn keep_log(app: Arc<App>) {
                 },
                 () = app.hub.stopping() => return,
             }
+        }
+    }
+}
+
+/// Looks whether limits over the fleet are counted, also while no proxy has anything to report.
+async fn keep_fleet_limits(app: Arc<App>) {
+    let mut look = tokio::time::interval(FLEET_LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = app.hub.stopping() => return,
+        }
+        tokio::select! {
+            () = app.fleet_limits.check() => {}
+            () = app.hub.stopping() => return,
         }
     }
 }

@@ -5,8 +5,8 @@ use super::reader::{Errors, Field, Section};
 use super::sections::{MAX_NAME_BYTES, header_name, trusted_peers};
 use crate::limits::identity::{CertificateField, Source};
 
-/// Every request asks them one after another.
-const MAX_SOURCES: usize = 8;
+/// Sources of one configuration: every request asks them one after another.
+pub const MAX_SOURCES: usize = 8;
 /// Nesting of a claim.
 const MAX_CLAIM_PARTS: usize = 8;
 

@@ -12,7 +12,7 @@ use crate::limits::identity::{MAX_IDENTITY_BYTES, Source};
 use crate::limits::policy::{MAX_RESETS, Override, Policy, Reset};
 use crate::limits::{
     Apply, Cost, Exempt, GrpcStatus, Key, Limit, MAX_APPLIED, MAX_LIMITS,
-    MAX_NAME_BYTES as MAX_LIMIT_NAME_BYTES, Match, Mode, Rate, Tiers,
+    MAX_NAME_BYTES as MAX_LIMIT_NAME_BYTES, Match, Mode, Rate, Scope, Tiers,
 };
 
 /// Tiers of one limit, and the longest value of their claim.
@@ -54,6 +54,7 @@ fn undecided(name: String) -> Limit {
         ipv6_prefix: 64,
         headers: false,
         grpc_status: GrpcStatus::ResourceExhausted,
+        scope: Scope::Proxy,
     }
 }
 
@@ -165,6 +166,10 @@ pub(super) fn limit(field: &Field<'_>, errors: &mut Errors) -> Option<Limit> {
             ("unavailable", GrpcStatus::Unavailable),
         ];
         limit.grpc_status = field.choice(&choices, errors).unwrap_or(limit.grpc_status);
+    }
+    if let Some(field) = section.take("scope") {
+        let choices = [Scope::Proxy, Scope::Fleet].map(|scope| (scope.as_str(), scope));
+        limit.scope = field.choice(&choices, errors).unwrap_or(limit.scope);
     }
     if let Some(mode) = mode(&mut section, errors) {
         limit.mode = mode;

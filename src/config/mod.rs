@@ -29,6 +29,7 @@ use crate::limits::policy::{MAX_PAYLOAD_BYTES, Policy};
 use crate::limits::{Limit, identity as verified};
 use crate::privacy::settings::Settings as Privacy;
 
+pub use self::identity::MAX_SOURCES as MAX_IDENTITY_SOURCES;
 pub use self::limits::default_limits;
 pub use self::reader::ConfigError;
 

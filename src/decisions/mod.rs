@@ -18,6 +18,10 @@ use ipnet::IpNet;
 /// Where a control plane answers polls.
 pub const POLL_PATH: &str = "/v1/decisions/stream";
 
+/// The versions that a filter reads, for `accept` of its polls: of decisions and of limits.
+pub const ACCEPT: &str =
+    "application/vnd.ipwarden.decisions;version=1, application/vnd.ipwarden.limits;version=2";
+
 /// Number of a decision, unique in one control plane. Shown to refused clients.
 pub type DecisionId = u32;
 

@@ -137,7 +137,7 @@ fn one_change() -> Option<()> {
 /// What a request costs beside its look-up.
 fn small() -> Option<()> {
     const CALLS: u64 = 200_000;
-    let bucket = Bucket { interval: 200_000_000, capacity: 1_000_000_000 };
+    let bucket = Bucket { interval: 200_000_000, capacity: 1_000_000_000, horizon: 1_000_000_000 };
     let mut arrival = 0;
     let took = time(CALLS, || {
         for n in 0..CALLS {

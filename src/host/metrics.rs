@@ -92,6 +92,15 @@ pub(super) struct Metrics {
     /// Policies of the control plane that came into force, or could not be used.
     pub(super) policies_applied: Handle,
     pub(super) policies_refused: Handle,
+    /// Reports of consumption from limits over the fleet, by what became of them; Unix time of
+    /// the last one that was answered.
+    pub(super) fleet_taken: Handle,
+    pub(super) fleet_failed: Handle,
+    pub(super) fleet_synced: Handle,
+    /// Buckets that were not reported in their second, and that were moved forward because
+    /// others took from them.
+    pub(super) fleet_left_out: Handle,
+    pub(super) fleet_advanced: Handle,
     /// Requests that decisions by region refused, would have refused, or could not judge
     /// because nobody knows where they come from.
     pub(super) regions_refused: Handle,
@@ -223,6 +232,11 @@ impl Metrics {
             limits_contended: Handle::counter("ipwarden_limits_contended"),
             policies_applied: policy("applied"),
             policies_refused: policy("refused"),
+            fleet_taken: Handle::counter("ipwarden_fleet_reports.result=taken"),
+            fleet_failed: Handle::counter("ipwarden_fleet_reports.result=failed"),
+            fleet_synced: Handle::gauge("ipwarden_fleet_synced_seconds"),
+            fleet_left_out: Handle::counter("ipwarden_fleet_keys_left_out"),
+            fleet_advanced: Handle::counter("ipwarden_fleet_keys_advanced"),
             regions_refused: region("refused"),
             regions_shadow: region("shadow"),
             regions_unknown: region("unknown"),

@@ -26,7 +26,7 @@ use proxy_wasm::types::{Action, ContextType, LogLevel};
 use crate::client_ip::{self, Source};
 use crate::config::{self, Token};
 use crate::decisions::replica::Outcome;
-use crate::decisions::wire;
+use crate::decisions::{self, wire};
 use crate::engine::{Call, CallId, Engine, Event, Judgement, Ticked, To, Turn, Worker};
 use crate::geo::provider::MAX_ANSWER_BYTES;
 use crate::geo::{Country, Failure, Gauges, Located};
@@ -76,6 +76,8 @@ struct Plugin {
     trouble: Option<Trouble>,
     /// The same of the provider of places, and what its gauges said last.
     geo_trouble: Option<Failure>,
+    /// Whether the last report of consumption failed.
+    fleet_failing: bool,
     geo_gauges: Option<Gauges>,
 }
 
@@ -134,6 +136,7 @@ impl Root {
             policies_refused: 0,
             trouble: None,
             geo_trouble: None,
+            fleet_failing: false,
             geo_gauges: None,
         })));
         // The first decisions are asked for at once.
@@ -159,7 +162,9 @@ impl Context for Root {
             // One byte more than may be: what is too large is seen to be.
             let most = match id {
                 CallId::Geo(_) => MAX_ANSWER_BYTES,
-                CallId::Poll(_) | CallId::Ship(_) | CallId::Report => wire::MAX_MESSAGE_BYTES,
+                CallId::Poll(_) | CallId::Ship(_) | CallId::Report | CallId::Consumption(_) => {
+                    wire::MAX_MESSAGE_BYTES
+                }
             };
             abi::buffer(Buffer::CallResponseBody, most + 1).ok().flatten().unwrap_or_default()
         };
@@ -283,6 +288,11 @@ impl Plugin {
             metrics.limits_keys.set(fill.live);
             metrics.limits_slots.set(fill.slots);
         }
+        let counts = self.engine.take_fleet_counts();
+        metrics.fleet_taken.add(counts.taken);
+        metrics.fleet_failed.add(counts.failed);
+        metrics.fleet_left_out.add(counts.left_out);
+        metrics.fleet_advanced.add(counts.advanced);
         let counts = self.engine.take_region_counts();
         metrics.regions_refused.add(counts.refused);
         metrics.regions_shadow.add(counts.shadow);
@@ -344,6 +354,9 @@ impl Plugin {
             ("x-ipwarden-version", crate::VERSION),
             ("x-ipwarden-instance", instance.as_str()),
         ];
+        if matches!(call.id, CallId::Poll(_)) {
+            headers.push(("accept", decisions::ACCEPT));
+        }
         let body = call.body.as_ref().map(|(content_type, body)| {
             headers.push(("content-type", content_type));
             body.as_slice()
@@ -377,6 +390,17 @@ impl Plugin {
                 }
             }
             Event::Located(outcome) => self.located(outcome),
+            Event::Counted { taken: true } => {
+                self.metrics.fleet_synced.set(now_us / 1_000_000);
+                self.fleet_failing = false;
+            }
+            Event::Counted { taken: false } => {
+                if !core::mem::replace(&mut self.fleet_failing, true) {
+                    log::warn!(
+                        "ipwarden: the control plane does not count limits over the fleet (status {status}); this proxy counts for itself meanwhile"
+                    );
+                }
+            }
             Event::Reported { taken } => {
                 if !taken {
                     log::warn!(

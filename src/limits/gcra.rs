@@ -21,7 +21,16 @@ pub struct Bucket {
     pub interval: Nanos,
     /// Time in which an empty bucket fills: `burst` intervals.
     pub capacity: Nanos,
+    /// The most that it can owe: `capacity`, unless others take from it unseen, who may have
+    /// taken more than it held.
+    pub horizon: Nanos,
 }
+
+/// What a bucket of a whole fleet can owe: so many times what one proxy can take from it before
+/// it learns of the others, which is its capacity and what flows in meanwhile.
+pub const HORIZON_FILLS: u64 = 8;
+/// The time in which it learns of them, with some to spare.
+pub const LEARNS_WITHIN: Nanos = 3_000_000_000;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,19 +53,28 @@ impl Bucket {
     pub fn new(rate: &Rate) -> Self {
         let per = u64::try_from(rate.per.as_nanos()).unwrap_or(u64::MAX);
         let interval = per.div_ceil(u64::from(rate.requests.max(1))).max(1);
-        Self { interval, capacity: interval.saturating_mul(u64::from(rate.burst.max(1))) }
+        let capacity = interval.saturating_mul(u64::from(rate.burst.max(1)));
+        Self { interval, capacity, horizon: capacity }
+    }
+
+    /// The same for a bucket that proxies share: what they took together beyond what it held
+    /// is owed, too, up to the horizon (see [`HORIZON_FILLS`]).
+    #[must_use]
+    pub const fn of_fleet(self) -> Self {
+        let each = self.capacity.saturating_add(LEARNS_WITHIN);
+        Self { horizon: each.saturating_mul(HORIZON_FILLS), ..self }
     }
 
     /// An arrival time that this bucket can have at `now`.
     ///
-    /// A bucket can't owe more than its capacity. Where a stored time says otherwise, either
-    /// the limit was made smaller or the clock went back: the bucket is empty then, but never
-    /// emptier than empty, so nobody waits longer for it than an empty bucket takes to fill
-    /// (whoever sees such a time stores the settled one).
+    /// A bucket can't owe more than its horizon, which is its capacity unless it is a fleet's.
+    /// Where a stored time says otherwise, either the limit was made smaller or the clock went
+    /// back: the bucket is as empty as can be then, but no emptier, so nobody waits longer for
+    /// it than that takes to fill (whoever sees such a time stores the settled one).
     #[inline]
     #[must_use]
     pub const fn settle(&self, arrival: Nanos, now: Nanos) -> Nanos {
-        let latest = now.saturating_add(self.capacity);
+        let latest = now.saturating_add(self.horizon);
         if arrival > latest {
             latest
         } else if arrival < now {
@@ -88,8 +106,26 @@ impl Bucket {
     #[inline]
     #[must_use]
     pub const fn charge(&self, arrival: Nanos, now: Nanos, cost: u32) -> Nanos {
-        let price = self.interval.saturating_mul(cost as u64);
-        self.settle(self.settle(arrival, now).saturating_add(price), now)
+        let arrival = self.settle(arrival, now);
+        let next = arrival.saturating_add(self.interval.saturating_mul(cost as u64));
+        let empty = now.saturating_add(self.capacity);
+        if next <= empty {
+            next
+        } else if arrival < empty {
+            empty
+        } else {
+            arrival
+        }
+    }
+
+    /// Moves the arrival time forward, so that the bucket owes at least `debt`: what others took
+    /// from it.
+    #[inline]
+    #[must_use]
+    pub const fn advance(&self, arrival: Nanos, now: Nanos, debt: Nanos) -> Nanos {
+        let arrival = self.settle(arrival, now);
+        let told = self.settle(now.saturating_add(debt), now);
+        if told > arrival { told } else { arrival }
     }
 
     /// Gives `cost` tokens back; the bucket gets no fuller than full.
@@ -105,7 +141,7 @@ impl Bucket {
     #[must_use]
     pub const fn remaining(&self, arrival: Nanos, now: Nanos) -> u32 {
         let debt = self.settle(arrival, now) - now;
-        let tokens = (self.capacity - debt) / self.interval;
+        let tokens = self.capacity.saturating_sub(debt) / self.interval;
         if tokens > u32::MAX as u64 { u32::MAX } else { tokens as u32 }
     }
 
@@ -168,6 +204,22 @@ mod tests {
     fn a_burst_of_its_own_is_smaller_or_larger_than_the_rate() {
         assert_eq!(at_once(&bucket(100, 60, 3), 0, NOW).0, 3);
         assert_eq!(at_once(&bucket(1, 60, 30), 0, NOW).0, 30);
+    }
+
+    #[test]
+    fn a_fleets_bucket_can_owe_more_than_it_holds_and_no_more_than_its_horizon() {
+        let fleet = bucket(5, 60, 5).of_fleet();
+        let owed = fleet.advance(0, NOW, 90 * SECOND);
+        assert_eq!(owed, NOW + 90 * SECOND);
+        assert_eq!((fleet.remaining(owed, NOW), fleet.advance(owed, NOW, SECOND)), (0, owed));
+        // 90 s are owed, 60 may be: one token more after 30 s and its 12.
+        assert_eq!(fleet.take(owed, NOW, 1), Outcome::Refused { until: NOW + 42 * SECOND });
+        assert_eq!(fleet.advance(0, NOW, u64::MAX), NOW + 8 * 63 * SECOND);
+        // What a response costs beyond what was taken makes it no emptier than empty.
+        assert_eq!(fleet.charge(NOW + 59 * SECOND, NOW, 1), NOW + 60 * SECOND);
+        assert_eq!(fleet.charge(owed, NOW, 1), owed);
+        let alone = bucket(5, 60, 5);
+        assert_eq!(alone.advance(0, NOW, 90 * SECOND), NOW + 60 * SECOND);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use core::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::matching::{Header, Host, Match};
-use super::{Apply, Cost, GrpcStatus, Key, Limit, Mode, Rate};
+use super::{Apply, Cost, GrpcStatus, Key, Limit, Mode, Rate, Scope};
 
 /// How much more than one known client all clients of an address may do together, unless the
 /// configuration says.
@@ -71,6 +71,9 @@ impl Limit {
         }
         if self.grpc_status == GrpcStatus::Unavailable {
             put("grpc_status", json!("unavailable"));
+        }
+        if self.scope != Scope::Proxy {
+            put("scope", json!(self.scope.as_str()));
         }
         if self.mode != Mode::Enforce {
             put("mode", json!(self.mode.as_str()));
@@ -229,7 +232,8 @@ mod tests {
             br#"{"name": "a", "match": {}, "apply": "specific", "key": "ip", "cost": {"default": 1},
                  "anonymous": {"requests": 5, "per": "60s", "burst": 5}, "exempt": {},
                  "authenticated": {"requests": 5, "per": "1m"}, "ipv4_prefix": 32, "ipv6_prefix": 64,
-                 "headers": false, "grpc_status": "resource_exhausted", "mode": "enforce"}"#,
+                 "headers": false, "grpc_status": "resource_exhausted", "scope": "proxy",
+                 "mode": "enforce"}"#,
         )
         .unwrap();
         let expected = json!({"name": "a", "anonymous": {"requests": 5, "per": "1m"}});
@@ -260,7 +264,7 @@ mod tests {
                 "cost": {"default": 0, "status": {"401": 5, "4xx": 2, "2xx": 0, "500-510": 1}},
                 "exempt": {"addresses": ["10.0.0.0/8", "192.0.2.1"], "identities": "monitor"},
                 "ipv4_prefix": 24, "ipv6_prefix": 48, "headers": true,
-                "grpc_status": "unavailable", "mode": "shadow"}"#,
+                "grpc_status": "unavailable", "scope": "fleet", "mode": "shadow"}"#,
         );
         canonical(
             r#"{"name": "a", "apply": "route", "key": "ip+route", "anonymous": "unlimited"}"#,
@@ -407,6 +411,7 @@ mod tests {
                 prefixes in (1..=32u8, 1..=128u8),
                 headers in any::<bool>(),
                 unavailable in any::<bool>(),
+                fleet in any::<bool>(),
             ) -> Limit {
                 let mut limit = Limit {
                     name,
@@ -431,6 +436,7 @@ mod tests {
                     } else {
                         GrpcStatus::ResourceExhausted
                     },
+                    scope: if fleet { Scope::Fleet } else { Scope::Proxy },
                 };
                 limit.ceiling = match ceiling {
                     Some(ceiling) if !limit.counts_by_address() => ceiling,

@@ -19,17 +19,18 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 
+use super::fleet::{BucketId, Consumption, Secret, Tally};
 use super::gcra::{Bucket, Nanos, seconds_up};
 use super::identity::Source;
 use super::matching::{Request, Specificity, normalise};
 use super::policy::{Override, Policy, Reset};
 use super::table::{Attempt, Counts, Done, Fill, Operation, Place, Table};
-use super::{Apply, Limit, MAX_APPLIED, MAX_LIMITS, Mode, Rate, Standing, table};
+use super::{Apply, Limit, MAX_APPLIED, MAX_LIMITS, Mode, Rate, Scope, Standing, table};
 use crate::config::{LimitsTable, OnContention};
 use crate::shared::SharedData;
 
-use self::plan::Planned;
 pub use self::plan::Rule;
+use self::plan::{Hashers, Planned};
 
 /// Refused keys that a worker remembers.
 const MAX_REMEMBERED: usize = 4_096;
@@ -41,7 +42,7 @@ const CONTENDED_WAIT: Nanos = 1_000_000_000;
 const ROUTE_LIMITS: &[u8] = b"xds\0route_metadata\0filter_metadata\0ipwarden\0limits";
 const NO_LIMIT: &[u8] = b"none";
 /// For an operation to which the rate is of no account.
-const ANY_BUCKET: Bucket = Bucket { interval: 1, capacity: 1 };
+const ANY_BUCKET: Bucket = Bucket { interval: 1, capacity: 1, horizon: 1 };
 /// Sets of the table that one sample looks at.
 const SAMPLED_SETS: u64 = 64;
 
@@ -76,7 +77,16 @@ pub struct Ruling {
     /// The limit that refuses it, or in shadow mode would; `None` where all admit it.
     rule: Option<Rc<Rule>>,
     standings: Vec<(Rc<Rule>, Rate, u32, u32)>,
-    charges: Vec<(Rc<Rule>, Place, Bucket)>,
+    charges: Vec<Charge>,
+}
+
+/// A bucket whose price depends on the response.
+#[derive(Debug)]
+struct Charge {
+    rule: Rc<Rule>,
+    place: Place,
+    bucket: Bucket,
+    id: Option<BucketId>,
 }
 
 impl Ruling {
@@ -127,6 +137,9 @@ pub struct Limiter {
     counts: Vec<RuleCounts>,
     /// Some limit applies where a route names it: routes have to be asked.
     asks_routes: bool,
+    /// Some limit counts over the fleet.
+    counts_fleet: bool,
+    tally: Tally,
     table: Table,
     random: [u8; 16],
     remembered: HashMap<Place, Remembered>,
@@ -168,6 +181,8 @@ impl Limiter {
             rules: Vec::new(),
             counts: Vec::new(),
             asks_routes: false,
+            counts_fleet: false,
+            tally: Tally::default(),
             table: Table::new(table::bits_for(table.keys)),
             random,
             remembered: HashMap::new(),
@@ -207,6 +222,7 @@ impl Limiter {
             }
         }
         limits.truncate(MAX_LIMITS);
+        self.counts_fleet = limits.iter().any(|limit| limit.scope == Scope::Fleet);
         self.asks_routes = limits.iter().any(|limit| limit.apply == Apply::Route);
         // Requests that nobody has asked about yet were counted under the limit's name.
         let counted = |limit: &Limit| {
@@ -241,9 +257,8 @@ impl Limiter {
                 reset.limit.as_deref().is_none_or(|name| name == rule.limit().name)
             };
             for rule in self.rules.iter().filter(named) {
-                let Some(hasher) = self.table.hasher() else { break };
-                let places =
-                    plan::places_of(rule, &hasher, &self.namespace, &reset.key, &self.sources);
+                let Some(hashers) = self.hashers() else { break };
+                let places = plan::places_of(rule, &hashers, &reset.key, &self.sources);
                 for place in places {
                     // The time is of no account: the entry is set to owe nothing.
                     let attempt = Attempt::new(place, ANY_BUCKET, Operation::Reset, 0);
@@ -299,15 +314,14 @@ impl Limiter {
         }
         let mut plan = core::mem::take(&mut self.plan);
         plan.clear();
-        let hasher = self.table.hasher();
-        if let Some(hasher) = &hasher {
+        if let Some(hashers) = self.hashers() {
             let mut who = plan::Who::new(&self.sources, client, request);
             for mode in [Mode::Enforce, Mode::Shadow] {
                 for index in applied.iter() {
                     if let Some(rule) = self.rules.get(index)
                         && rule.limit().mode == mode
                     {
-                        rule.plan(index, hasher, &self.namespace, &mut who, &mut plan);
+                        rule.plan(index, &hashers, &mut who, &mut plan);
                     }
                 }
             }
@@ -326,9 +340,12 @@ impl Limiter {
         status: u16,
         now: Nanos,
     ) {
-        for (rule, place, bucket) in ruling.charges.drain(..) {
+        for Charge { rule, place, bucket, id } in ruling.charges.drain(..) {
             let cost = &rule.limit().cost;
             let (taken, due) = (cost.default, cost.of(status));
+            if let Some(id) = id {
+                self.tally.note(id, place, bucket, i64::from(due) - i64::from(taken));
+            }
             let operation = match due.cmp(&taken) {
                 core::cmp::Ordering::Greater => Operation::Charge(due - taken),
                 core::cmp::Ordering::Less => Operation::Refund(taken - due),
@@ -337,6 +354,49 @@ impl Limiter {
             self.remembered.remove(&place);
             self.table.run(shared, Attempt::new(place, bucket, operation, now));
         }
+    }
+
+    /// Whether some limit in force counts over the fleet.
+    #[must_use]
+    pub const fn counts_fleet(&self) -> bool {
+        self.counts_fleet
+    }
+
+    /// What this worker took from buckets of the fleet.
+    pub const fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// A number for this Envoy that all its workers know and nobody else; `None` while the
+    /// host refuses.
+    pub fn origin(&mut self, shared: &mut dyn SharedData) -> Option<u64> {
+        if !self.table.is_open() {
+            // Also where no limit is in force in this worker: it reports for others.
+            self.table.open(shared, self.random).ok()?;
+        }
+        let mut hasher = self.table.hasher()?;
+        hasher.part(b"origin");
+        Some(hasher.digest() as u64)
+    }
+
+    /// Moves a bucket forward: it owes at least `debt`.
+    pub fn advance(
+        &mut self,
+        shared: &mut dyn SharedData,
+        of: &Consumption,
+        debt: Nanos,
+        now: Nanos,
+    ) {
+        let attempt = Attempt::new(of.place, of.bucket, Operation::Advance(debt), now);
+        self.table.run(shared, attempt);
+    }
+
+    fn hashers(&self) -> Option<Hashers<'_>> {
+        Some(Hashers {
+            place: self.table.hasher()?,
+            namespace: &self.namespace,
+            secret: self.tally.secret().copied().filter(|_| self.counts_fleet),
+        })
     }
 
     /// What each limit did since the last call; limits that did nothing are left out.
@@ -443,7 +503,8 @@ impl Limiter {
             };
             let limit = rule.limit();
             if !limit.cost.status.is_empty() {
-                ruling.charges.push((Rc::clone(&rule), planned.place, planned.bucket));
+                let Planned { place, bucket, id, .. } = *planned;
+                ruling.charges.push(Charge { rule: Rc::clone(&rule), place, bucket, id });
             }
             if limit.headers && limit.mode == Mode::Enforce {
                 let remaining = planned.bucket.remaining(arrival, now);
@@ -486,7 +547,14 @@ impl Limiter {
                 }
             }
         }
-        if refused.is_some() {
+        if refused.is_none() {
+            for planned in &*buckets {
+                // What could not be counted here is not counted elsewhere.
+                if let (Some(id), Some(_)) = (planned.id, planned.taken) {
+                    self.tally.note(id, planned.place, planned.bucket, i64::from(planned.cost));
+                }
+            }
+        } else {
             for planned in buckets {
                 if planned.taken.take().is_some() {
                     let back = Operation::Refund(planned.cost);
@@ -553,6 +621,17 @@ impl Limiter {
             }
         }
         self.remembered.insert(place, Remembered { since: now, until });
+    }
+}
+
+/// What the fleet calls the buckets of a limit that belong to `key`, as a reset names it. An
+/// identity may come from any of the sources that a configuration can have. Empty for a limit
+/// that does not count over the fleet.
+#[must_use]
+pub fn fleet_buckets(limit: &Limit, secret: &Secret, key: &str) -> Vec<BucketId> {
+    match limit.scope {
+        Scope::Proxy => Vec::new(),
+        Scope::Fleet => plan::ids_of(limit, secret, key, crate::config::MAX_IDENTITY_SOURCES),
     }
 }
 

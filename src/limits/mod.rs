@@ -10,6 +10,7 @@
 //! | [`identity`] | who the client is, from verified sources only |
 //! | [`policy`] | changes that the control plane makes to the configured limits: their message |
 //! | `json` | a limit as the configuration writes it |
+//! | [`fleet`] | limits over all proxies: what is reported, what comes back, how far off it can be |
 //! | [`limiter`] | one request through all of the above |
 //!
 //! # Which limits apply
@@ -21,6 +22,7 @@
 //! named; a route that names `none` goes without. All that apply must admit; a request that
 //! one of them refuses is charged to none.
 
+pub mod fleet;
 pub mod gcra;
 pub mod identity;
 mod json;
@@ -82,6 +84,28 @@ pub struct Limit {
     pub headers: bool,
     /// What a refused gRPC client gets.
     pub grpc_status: GrpcStatus,
+    /// Over how many proxies it counts.
+    pub scope: Scope,
+}
+
+/// Over how many proxies a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Each proxy on its own.
+    Proxy,
+    /// All proxies of the control plane together, see [`fleet`].
+    Fleet,
+}
+
+impl Scope {
+    /// The word of the configuration and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Fleet => "fleet",
+        }
+    }
 }
 
 /// Whether a limit refuses.

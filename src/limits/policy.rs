@@ -24,8 +24,10 @@ use crate::geo::regions;
 
 /// First bytes of a message.
 pub const MAGIC: [u8; 4] = *b"IPWL";
-/// Version written, and the only one read so far.
-pub const VERSION: u8 = 1;
+/// Newest version read. In version 1 no limit has a `scope`: filters of 0.1 know none.
+pub const VERSION: u8 = 2;
+/// Media type by which who polls says up to which version it reads; 1 where it says nothing.
+pub const CONTENT_TYPE: &str = "application/vnd.ipwarden.limits";
 /// Largest payload.
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// Most resets that travel with a policy: the latest ones.
@@ -93,7 +95,10 @@ impl fmt::Display for DecodeError {
         match self {
             Self::NotLimits => f.write_str("not a limits message"),
             Self::Version { found } => {
-                write!(f, "limits message version {found} is not known here: expected {VERSION}")
+                write!(
+                    f,
+                    "limits message version {found} is not known here: expected 1 to {VERSION}"
+                )
             }
             Self::Checksum => f.write_str("limits message is corrupt: its checksum does not match"),
             Self::TooLarge => {
@@ -121,12 +126,18 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
 }
 
-/// Encodes a policy.
+/// Encodes a policy in version 1.
 #[must_use]
 pub fn encode(number: u64, payload: &[u8]) -> Vec<u8> {
+    encode_in(1, number, payload)
+}
+
+/// Encodes a policy in the version that its payload is of.
+#[must_use]
+pub fn encode_in(version: u8, number: u64, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + payload.len());
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, 0, 0, 0]);
+    out.extend_from_slice(&[version, 0, 0, 0]);
     out.extend_from_slice(&number.to_le_bytes());
     out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     let crc = checksum(&out, payload);
@@ -145,7 +156,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         return Err(DecodeError::NotLimits);
     }
     let found = reader.u8()?;
-    if found != VERSION {
+    if !(1..=VERSION).contains(&found) {
         return Err(DecodeError::Version { found });
     }
     if reader.array::<3>()? != [0; 3] {
@@ -192,6 +203,15 @@ mod tests {
         let mut longer = message;
         longer.push(0);
         assert_eq!(decode(&longer), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn both_versions_are_read() {
+        for version in [1, 2] {
+            let message = encode_in(version, 7, b"{}");
+            assert_eq!(decode(&message), Ok(Message { number: 7, payload: b"{}" }));
+        }
+        assert_eq!(encode(7, b"{}"), encode_in(1, 7, b"{}"));
     }
 
     #[test]

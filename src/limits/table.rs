@@ -58,8 +58,8 @@ pub fn bits_for(keys: u32) -> u32 {
 /// Where a bucket is: its set and its tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
-    set: u64,
-    tag: u64,
+    pub(super) set: u64,
+    pub(super) tag: u64,
 }
 
 /// The keyed hash of what a bucket belongs to.
@@ -72,6 +72,18 @@ impl PlaceHasher {
         use core::hash::Hasher as _;
         self.0.write(&(bytes.len() as u64).to_le_bytes());
         self.0.write(bytes);
+    }
+
+    /// A hasher with another key than the table's.
+    #[must_use]
+    pub fn with_key(key: &[u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(key))
+    }
+
+    /// The hash itself.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.0.finish128().as_u128()
     }
 
     /// The place of the bucket that all parts name.
@@ -248,6 +260,8 @@ pub enum Operation {
     Refund(u32),
     /// Fill it.
     Reset,
+    /// Others took from it: it owes at least so much.
+    Advance(Nanos),
 }
 
 /// How an attempt ended.
@@ -341,6 +355,7 @@ impl Attempt {
             Operation::Charge(cost) => self.bucket.charge(arrival, self.now, cost),
             Operation::Refund(cost) => self.bucket.refund(arrival, self.now, cost),
             Operation::Reset => self.now,
+            Operation::Advance(debt) => self.bucket.advance(arrival, self.now, debt),
         };
         if !matches!(self.done, Done::Refused(_)) {
             self.done = Done::Stored(self.arrival);

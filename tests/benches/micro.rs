@@ -109,7 +109,7 @@ fn decisions(c: &mut Criterion) {
 }
 
 fn requests(c: &mut Criterion) {
-    let bucket = Bucket { interval: 200_000_000, capacity: 1_000_000_000 };
+    let bucket = Bucket { interval: 200_000_000, capacity: 1_000_000_000, horizon: 1_000_000_000 };
     let mut now = 1_000_000_000_000;
     let mut arrival = 0;
     assert!(matches!(bucket.take(arrival, now, 1), Outcome::Admitted { .. }));

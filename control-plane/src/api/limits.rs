@@ -333,6 +333,7 @@ pub(crate) async fn reset(
             .map_or_else(|| "all limits".to_owned(), |name| format!("limit {name}")),
     };
     let asked = Change::Reset { key: key.clone(), limit: limit.clone() };
+    reset_over_the_fleet(&app, &key, limit.as_deref()).await?;
     let changed = change(&app, asked, audit).await?;
     Ok(Json(ResetMade {
         revision: changed.revision.number,
@@ -345,6 +346,22 @@ pub(crate) async fn reset(
 
 async fn change(app: &App, change: Change, audit: NewAudit) -> Result<LimitsChanged, Problem> {
     Ok(app.hub.change_limits(change, audit, app.clock.now()).await?)
+}
+
+/// First, so that no proxy is told of what was taken before its own bucket was filled.
+async fn reset_over_the_fleet(app: &App, key: &str, limit: Option<&str>) -> Result<(), Problem> {
+    let now = app.clock.now();
+    let (_, policy) = app.state.limits(now).await?;
+    let changed = policy.overrides.iter().filter_map(|kept| kept.limit());
+    let configured = app.fleet.configured_limits(now).into_iter().flat_map(|one| one.limits);
+    let named = changed.chain(configured).filter(|found| {
+        limit.is_none_or(|name| found.get("name").and_then(Value::as_str) == Some(name))
+    });
+    if let Err(error) = app.fleet_limits.reset(named, key).await {
+        // Each proxy counts for itself meanwhile, and its own bucket is filled all the same.
+        tracing::warn!("what the fleet took is remembered in spite of a reset: {error}");
+    }
+    Ok(())
 }
 
 fn connected(app: &App) -> u64 {

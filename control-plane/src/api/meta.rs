@@ -44,6 +44,9 @@ pub(crate) async fn readyz(State(app): AppState) -> Result<&'static str, Problem
         Err(error) => return Err(not_ready("log", error)),
     };
     match (state, records_wait) {
+        (Ok(_), false) if app.fleet_limits.problem().is_some() => {
+            Ok("ready, limits over the fleet are not counted: each proxy counts for itself\n")
+        }
         (Ok(_), false) => Ok("ready\n"),
         (Ok(_), true) => Ok("ready, records wait: the log store can't be reached\n"),
         (Err(_), false) if app.state.shared().is_some() => {
@@ -67,6 +70,7 @@ pub(crate) async fn metrics(State(app): AppState) -> Result<impl IntoResponse + 
     let revision = app.hub.revision();
     let logged = read_log(&app, now).await;
     read.log_up.set(u64::from(logged.is_ok()));
+    read.fleet_up.set(u64::from(app.fleet_limits.problem().is_none()));
     let spooled = app.log.spooled();
     match logged {
         Ok(()) => {}

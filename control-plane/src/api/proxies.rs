@@ -3,15 +3,17 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
 use ipwarden::limits::MAX_LIMITS;
+use ipwarden::limits::fleet::wire::{self, Report};
 use ipwarden::record::bounds::PROXY_BYTES;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::stream::named;
-use super::{AppState, Params, Problem, ProblemBody, fault, parse, read_body};
+use super::{AppState, Params, Problem, ProblemBody, dialect, fault, parse, read_body};
 use crate::limits::reports::MAX_REPORT_BYTES;
 use crate::limits::{NAME_EXPECTED, view};
 use crate::model::Proxy;
@@ -100,4 +102,45 @@ pub(crate) async fn report_limits(
         .report(name, &report.limits, report.privacy, app.clock.now())
         .map_err(|full| Problem::busy(full.to_string(), 60))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Counts what a proxy took from limits with the scope `fleet`, and answers what is owed when
+/// all proxies are counted.
+///
+/// The bodies are binary, see `src/limits/fleet/wire.rs`. Buckets are named by a keyed hash, whose
+/// key is part of the answer. A report that comes twice is counted once.
+#[utoipa::path(
+    post, path = "/v1/proxies/consumption", tag = "proxies",
+    request_body(content = Vec<u8>, content_type = "application/vnd.ipwarden.consumption"),
+    params(
+        ("x-ipwarden-proxy" = Option<String>, Header, description = "name of the proxy"),
+    ),
+    responses(
+        (status = 200, content_type = "application/vnd.ipwarden.consumption", description = "what each bucket of the report owes"),
+        (status = 400, body = ProblemBody),
+        (status = 413, body = ProblemBody),
+        (status = 415, body = ProblemBody, description = "of a version that is not known here"),
+        (status = 503, body = ProblemBody, description = "limits over the fleet are not counted at the moment: each proxy counts for itself"),
+    )
+)]
+pub(crate) async fn consumption(
+    State(app): AppState,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<impl IntoResponse + use<>, Problem> {
+    params.finish()?;
+    dialect::check_content(&headers, wire::CONTENT_TYPE, wire::VERSION)?;
+    let body = read_body(&headers, body, wire::MAX_REPORT_BYTES).await?;
+    let report = Report::decode(&body).map_err(|error| match error {
+        wire::DecodeError::Version { .. } => {
+            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string())
+        }
+        _ => Problem::bad_request(error.to_string()),
+    })?;
+    let counted = app.fleet_limits.count(&report, app.clock.now()).await;
+    // Why, was logged when it began.
+    let answer = counted
+        .map_err(|_| Problem::busy("limits over the fleet are not counted at the moment", 1))?;
+    Ok(([(header::CONTENT_TYPE, wire::CONTENT_TYPE)], answer.encode()))
 }

@@ -52,6 +52,10 @@ pub struct Status {
     /// Why the log store can't be asked at the moment: batches wait in the spool, and what is
     /// said of records here is 0.
     pub log_problem: Option<String>,
+    /// Where limits over the fleet are counted: `memory`, or the URL of a server without secrets.
+    pub fleet_store: String,
+    /// Why they are not at the moment: each proxy counts for itself.
+    pub fleet_problem: Option<String>,
     /// Batches that wait in the spool.
     pub spool_batches: u64,
     /// Bytes of the spool's files.
@@ -139,6 +143,8 @@ pub(crate) async fn status(State(app): AppState, params: Params) -> Result<Json<
         state_bytes,
         log_store: app.log.location(),
         log_problem,
+        fleet_store: app.fleet_limits.location(),
+        fleet_problem: app.fleet_limits.problem().map(|problem| problem.to_string()),
         spool_batches: spooled.batches,
         spool_bytes: spooled.bytes,
         log_bytes,

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ipwarden::decisions::wire;
+use ipwarden::limits::policy;
 use ipwarden::record::bounds::{PROXY_BYTES, RULE_BYTES};
 
 use super::{AppState, Params, Problem, ProblemBody, dialect};
@@ -31,7 +32,7 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(30);
         ("after" = Option<u64>, Query, description = "its number"),
         ("limits" = Option<u64>, Query, description = "number of the limits' policy that the caller has; 0 or absent: none"),
         ("wait" = Option<String>, Query, description = "how long to wait, at most 55s; 30s if absent"),
-        ("accept" = Option<String>, Header, description = "versions that the caller reads, as `application/vnd.ipwarden.decisions;version=1`; version 1 if absent"),
+        ("accept" = Option<String>, Header, description = "versions that the caller reads, as `application/vnd.ipwarden.decisions;version=1`; version 1 if absent. `application/vnd.ipwarden.limits;version=2` beside it: limits with their scope"),
         ("x-ipwarden-proxy" = Option<String>, Header, description = "name of the proxy"),
         ("x-ipwarden-version" = Option<String>, Header, description = "version of its filter"),
         ("x-ipwarden-instance" = Option<String>, Header, description = "hexadecimal number of the worker that leads"),
@@ -78,7 +79,10 @@ pub(crate) async fn poll(
         };
         app.fleet.note(name, follower);
     }
-    let (kind, bytes) = match app.hub.poll(after, limits, wait.unwrap_or(DEFAULT_WAIT)).await {
+    // Who does not say reads the first.
+    let version = dialect::answer_in(&headers, policy::CONTENT_TYPE, policy::VERSION).unwrap_or(1);
+    let wait = wait.unwrap_or(DEFAULT_WAIT);
+    let (kind, bytes) = match app.hub.poll_in(version, after, limits, wait).await {
         Polled::Snapshot(bytes) => ("snapshot", Some(bytes)),
         Polled::Delta(bytes) => ("delta", Some(bytes)),
         Polled::Limits(bytes) => ("limits", Some(bytes)),

@@ -35,6 +35,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "URL")]
     pub state: Option<String>,
 
+    /// Where limits with the scope `fleet` are counted: memory, or the URL of a Redis or Valkey
+    /// that several control planes share, such as redis://user@host:6379. A password belongs into a
+    /// file (limits.store_password_file) [default: memory]
+    #[arg(long, value_name = "URL")]
+    pub limits: Option<String>,
+
     /// Envoy's admin interface, for `ipwarden doctor`
     #[arg(long, value_name = "URL")]
     pub envoy_admin: Option<String>,
@@ -63,6 +69,7 @@ pub fn configure(args: &ServeArgs, place: &Place) -> Result<Config> {
         data_dir: place.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
         log: args.log.clone(),
         state: args.state.clone(),
+        limits: args.limits.clone(),
         envoy_admin: args.envoy_admin.clone(),
         store_query: args.store_query,
         log_level: args.log_level.clone(),

@@ -8,6 +8,7 @@ use super::{AfterRaw, Config, ConfigError, Keep, LogFormat, LogLevel};
 use crate::detect::names::Server;
 use crate::detect::policy::Response;
 use crate::geo::files::MAX_FILES;
+use crate::limits::fleet::url::{self, FleetUrl};
 use crate::store::clickhouse::{self, ClickHouseUrl};
 use crate::store::postgres::Location;
 
@@ -94,6 +95,8 @@ impl Key {
 const LOG: &str = "log";
 /// Where the state is.
 const STATE: &str = "state";
+/// Where limits over the fleet are counted.
+pub(super) const FLEET: &str = "limits.store";
 
 const MIB: usize = 1024 * 1024;
 
@@ -495,6 +498,28 @@ pub(super) const KEYS: &[Key] = &[
             put(&mut config.limits.import_targets, raw.number(1, most))
         },
     },
+    Key {
+        path: FLEET,
+        expected: url::EXPECTED,
+        set: |config, raw| match raw.text()? {
+            "memory" => put(&mut config.limits.store, Some(None)),
+            url => put(&mut config.limits.store, FleetUrl::parse(url).map(Some)),
+        },
+    },
+    Key {
+        path: "limits.store_password_file",
+        expected: "the path of a file with the password of the server of `limits.store`",
+        set: |config, raw| {
+            put(&mut config.limits.store_password_file, raw.text().and_then(path).map(Some))
+        },
+    },
+    Key {
+        path: "limits.fleet_key_file",
+        expected: "the path of a file with 32 hexadecimal digits such as /run/secrets/fleet.key",
+        set: |config, raw| {
+            put(&mut config.limits.fleet_key_file, raw.text().and_then(path).map(Some))
+        },
+    },
 ];
 
 pub(super) fn apply(
@@ -508,7 +533,7 @@ pub(super) fn apply(
         Some(key) => match (key.set)(config, raw) {
             Some(()) => return,
             // A URL may hold a password: it is not repeated.
-            None if key.path == LOG => format!("expected {}", key.expected),
+            None if [LOG, FLEET].contains(&key.path) => format!("expected {}", key.expected),
             // A URL may hold a password: what is wrong with it is said without repeating it.
             None if key.path == STATE => {
                 let why = raw.text().and_then(|url| Location::parse(url).err());

@@ -19,6 +19,7 @@ use toml::de::{DeTable, DeValue};
 use crate::detect::names::Server;
 use crate::detect::pass;
 use crate::detect::policy::Policy;
+use crate::limits::fleet::url::FleetUrl;
 use crate::notify::Hook;
 use crate::store::clickhouse::ClickHouseUrl;
 use crate::store::postgres::Location;
@@ -193,6 +194,13 @@ pub struct Limits {
     pub import_bytes: usize,
     /// Most targets in one import.
     pub import_targets: usize,
+    /// The Redis or Valkey in which limits over the fleet are counted; memory when absent.
+    pub store: Option<FleetUrl>,
+    /// A file with its password.
+    pub store_password_file: Option<PathBuf>,
+    /// A file with the key that names the buckets of limits over the fleet, written where it
+    /// does not exist; one in the data directory when absent.
+    pub fleet_key_file: Option<PathBuf>,
 }
 
 impl Default for Limits {
@@ -204,6 +212,9 @@ impl Default for Limits {
             ingest_bytes: 64 * 1024 * 1024,
             import_bytes: 64 * 1024 * 1024,
             import_targets: 2_000_000,
+            store: None,
+            store_password_file: None,
+            fleet_key_file: None,
         }
     }
 }
@@ -266,6 +277,8 @@ pub struct Flags {
     pub log: Option<String>,
     /// `--state`.
     pub state: Option<String>,
+    /// `--limits`.
+    pub limits: Option<String>,
     /// `--envoy-admin`.
     pub envoy_admin: Option<String>,
     /// `--store-query`.
@@ -313,6 +326,11 @@ impl Config {
             ));
         }
         warnings.extend(self.state.as_ref().and_then(Location::warning));
+        if let Some(url) = self.limits.store.as_ref().filter(|url| url.is_exposed()) {
+            warnings.push(format!(
+                "limits.store {url} is reached without TLS: its password can be read on the way; use rediss://"
+            ));
+        }
         warnings.extend(self.privacy.warnings());
         warnings
     }
@@ -457,20 +475,34 @@ fn apply_environment(
 }
 
 fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>) {
-    let Flags { listen, data_dir, log, state, envoy_admin, store_query, log_level, log_format } =
+    let Flags {
+        listen,
+        data_dir,
+        log,
+        state,
+        limits,
+        envoy_admin,
+        store_query,
+        log_level,
+        log_format,
+    } =
         flags;
     let texts = [
         ("listen", listen),
         ("data_dir", data_dir),
         ("log", log),
         ("state", state),
+        (keys::FLEET, limits),
         ("envoy_admin", envoy_admin),
         ("log_level", log_level),
         ("log_format", log_format),
     ];
     for (path, value) in texts {
         if let Some(value) = value {
-            let place = format!("--{}", path.replace('_', "-"));
+            let place = match path {
+                keys::FLEET => "--limits".to_owned(),
+                path => format!("--{}", path.replace('_', "-")),
+            };
             apply(config, path, &place, &Raw::Text(value), errors);
         }
     }
@@ -558,6 +590,9 @@ mod tests {
             ingest_bytes = 16_777_216
             import_bytes = 0x100000
             import_targets = 10
+            store = "rediss://warden:secret@cache.example/2"
+            store_password_file = "/run/secrets/limits"
+            fleet_key_file = "/run/secrets/fleet.key"
             "#,
         )
         .unwrap();
@@ -635,6 +670,9 @@ mod tests {
                     ingest_bytes: 16 << 20,
                     import_bytes: 1 << 20,
                     import_targets: 10,
+                    store: FleetUrl::parse("rediss://warden:secret@cache.example/2"),
+                    store_password_file: Some("/run/secrets/limits".into()),
+                    fleet_key_file: Some("/run/secrets/fleet.key".into()),
                 },
             }
         );

@@ -263,6 +263,17 @@ impl Hub {
     /// What is newer than `after`, or another policy of limits than the one numbered
     /// `limits` (0: none), waiting for it at most `wait`.
     pub async fn poll(&self, after: Option<Revision>, limits: u64, wait: Duration) -> Polled {
+        self.poll_in(ipwarden::limits::policy::VERSION, after, limits, wait).await
+    }
+
+    /// The same for a proxy that reads this version of limits.
+    pub async fn poll_in(
+        &self,
+        version: u8,
+        after: Option<Revision>,
+        limits: u64,
+        wait: Duration,
+    ) -> Polled {
         let inner = &self.0;
         // Subscribed before the first look, so that nothing falls in between.
         let mut signal = inner.signal.subscribe();
@@ -272,7 +283,7 @@ impl Hub {
             let (answer, limits) = {
                 let mut stream = inner.stream();
                 let answer = stream.answer(after, inner.clock.unix_seconds());
-                (answer, stream.limits(after, limits))
+                (answer, stream.limits_in(after, limits, version))
             };
             let now = inner.clock.unix_seconds();
             match (answer, limits) {
@@ -283,6 +294,9 @@ impl Hub {
                     return Polled::Snapshot([bytes, delta, limits].concat().into());
                 }
                 (Answer::Delta(delta), None) => return Polled::Delta(delta.bytes(now)),
+                (Answer::Delta(delta), Some(limits)) if version == 1 => {
+                    return Polled::Delta([delta.bytes(now), limits].concat().into());
+                }
                 (Answer::Delta(delta), Some(_)) => {
                     return Polled::Delta(delta.bytes_with_limits(now));
                 }

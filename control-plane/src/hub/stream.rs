@@ -74,12 +74,37 @@ impl Delta {
 pub(super) struct Limits {
     number: u64,
     message: Bytes,
+    /// The same in version 1, for filters that know no scopes: every limit counts in each proxy.
+    first: Bytes,
 }
 
 impl Limits {
     pub(super) fn new(number: u64, payload: &[u8]) -> Self {
-        Self { number, message: policy::encode(number, payload).into() }
+        let first = without_scopes(payload);
+        let message = |version, payload: &[u8]| policy::encode_in(version, number, payload).into();
+        match first {
+            None => {
+                let message: Bytes = message(1, payload);
+                Self { number, first: message.clone(), message }
+            }
+            Some(first) => Self {
+                number,
+                message: message(policy::VERSION, payload),
+                first: message(1, &first),
+            },
+        }
     }
+}
+
+/// A payload as version 1 knows it; `None`: it is that already.
+fn without_scopes(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut value: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    let limits = value.get_mut("limits")?.as_array_mut()?;
+    let mut removed = false;
+    for limit in limits.iter_mut().filter_map(|limit| limit.as_object_mut()) {
+        removed |= limit.remove("scope").is_some();
+    }
+    removed.then(|| value.to_string().into_bytes())
 }
 
 #[derive(Debug)]
@@ -174,6 +199,17 @@ impl Stream {
             None => number == 0 && self.limits.number == 0,
         };
         (!has_it).then(|| self.limits.message.clone())
+    }
+
+    /// The same in the version of the policy's message that the proxy reads.
+    pub(super) fn limits_in(
+        &self,
+        after: Option<Revision>,
+        number: u64,
+        version: u8,
+    ) -> Option<Bytes> {
+        let newest = self.limits(after, number)?;
+        Some(if version == 1 { self.limits.first.clone() } else { newest })
     }
 
     /// Takes another message of the same policy into use (resets grow old). Nobody is told.

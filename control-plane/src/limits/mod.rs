@@ -7,10 +7,12 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`fleet`] | limits over all proxies: what they report is summed here |
 //! | [`keys`] | whose bucket a reset empties: the text, checked |
 //! | [`reports`] | what the proxies say they configure, in bounded memory |
 //! | [`view`] | what is in force where: reports and changes laid over each other |
 
+pub mod fleet;
 pub mod keys;
 pub mod reports;
 pub mod view;

@@ -20,6 +20,7 @@ fn let_in(method: &Method, path: &str) -> u16 {
         ("POST", "/v1/import/suspects") => 400,
         ("POST" | "PATCH" | "DELETE", "/v1/regions") => 400,
         ("POST", "/v1/limits/reset") | ("PUT", "/v1/proxies/limits") => 400,
+        ("POST", "/v1/proxies/consumption") => 415,
         ("DELETE", "/v1/tokens/{name}" | "/v1/limits/{name}") => 404,
         ("PUT", "/v1/feeds/{name}") => 400,
         (_, path) if path.starts_with("/v1/feeds/{name}") => 404,

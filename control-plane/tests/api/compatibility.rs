@@ -148,3 +148,42 @@ async fn what_a_later_filter_reports_and_we_do_not_know_is_left_out() {
     let limits = ok(running.admin(Method::GET, "/v1/limits")).await;
     assert_eq!(limits["limits"][0]["name"], "login");
 }
+
+/// The limits in the answer to a poll.
+async fn limits_of(request: RequestBuilder) -> (u8, Value) {
+    let body = request.send().await.unwrap().bytes().await.unwrap();
+    let rest = wire::decode_body(&body).unwrap().rest;
+    let message = ipwarden::limits::policy::decode(rest).unwrap();
+    (rest[4], serde_json::from_slice(message.payload).unwrap())
+}
+
+#[tokio::test]
+async fn limits_over_the_fleet_count_in_each_proxy_where_a_filter_knows_no_scopes() {
+    let running = Running::start().await;
+    let mut limit =
+        json!({"name": "api", "anonymous": {"requests": 5, "per": "1m"}, "scope": "fleet"});
+    let set = running.admin(Method::PUT, "/v1/limits/api").json(&limit);
+    assert_eq!(set.send().await.unwrap().status(), 200);
+    let newest =
+        |path: &str| running.proxy(Method::GET, path).header("accept", ipwarden::decisions::ACCEPT);
+    let path = "/v1/decisions/stream?limits=0&wait=1s";
+    let (version, told) = limits_of(newest(path)).await;
+    assert_eq!((version, &told["limits"]), (2, &json!([limit])));
+    limit.as_object_mut().unwrap().remove("scope");
+    let (version, told) = limits_of(poll_of_0_1_0(&running, "limits=0&wait=1s")).await;
+    assert_eq!((version, &told["limits"]), (1, &json!([limit])));
+    // The same beside a delta.
+    let body = newest(path).send().await.unwrap().bytes().await.unwrap();
+    let at = wire::decode(&body[..body.len() - wire::decode_body(&body).unwrap().rest.len()]);
+    let at = at.unwrap().header.revision;
+    running.post("/v1/decisions", json!({"targets": ["203.0.113.7"], "action": "block"})).await;
+    let parameters = format!("epoch={}&after={}&limits=0&wait=1s", at.epoch, at.number);
+    let (version, _) = limits_of(poll_of_0_1_0(&running, &parameters)).await;
+    assert_eq!(version, 1);
+    let (version, _) = limits_of(newest(&format!("/v1/decisions/stream?{parameters}"))).await;
+    assert_eq!(version, 2);
+    // Where nothing has a scope everybody is told the same, in version 1.
+    let set = running.admin(Method::PUT, "/v1/limits/api").json(&limit);
+    assert_eq!(set.send().await.unwrap().status(), 200);
+    assert_eq!(limits_of(newest(path)).await.0, 1);
+}

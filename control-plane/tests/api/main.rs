@@ -6,6 +6,7 @@ mod dashboard;
 mod decisions;
 mod detect;
 mod feeds;
+mod fleet;
 mod geo;
 mod history;
 mod ingest;

@@ -69,7 +69,7 @@ fn every_setting_of_a_limit_is_read() {
           "cost": {"default": 2, "status": {"4xx": 3, "401": 10000, "200-299": 0}},
           "exempt": {"addresses": ["10.0.0.0/8", "::ffff:192.0.2.1"], "identities": "monitor"},
           "ipv4_prefix": 24, "ipv6_prefix": 56, "headers": true,
-          "grpc_status": "unavailable", "mode": "shadow"
+          "grpc_status": "unavailable", "scope": "fleet", "mode": "shadow"
         }"#,
     );
     let free = Rate::new(9, Duration::from_secs(3_600));
@@ -119,6 +119,7 @@ fn every_setting_of_a_limit_is_read() {
             ipv6_prefix: 56,
             headers: true,
             grpc_status: GrpcStatus::Unavailable,
+            scope: Scope::Fleet,
         }
     );
 }

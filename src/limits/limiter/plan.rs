@@ -6,11 +6,12 @@ use ipnet::IpNet;
 
 use super::Client;
 use crate::address;
+use crate::limits::fleet::{BucketId, Secret};
 use crate::limits::gcra::{Bucket, Nanos};
 use crate::limits::identity::{self, Identity, Source};
 use crate::limits::matching::Request;
 use crate::limits::table::{Place, PlaceHasher};
-use crate::limits::{Key, Limit, Mode, Rate};
+use crate::limits::{Key, Limit, Mode, Rate, Scope};
 
 /// A limit with its arithmetic done.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Planned {
     pub(super) rule: usize,
     pub(super) mode: Mode,
     pub(super) place: Place,
+    /// What the fleet calls the bucket, where it shares it.
+    pub(super) id: Option<BucketId>,
     pub(super) rate: Rate,
     pub(super) bucket: Bucket,
     pub(super) cost: u32,
@@ -92,7 +95,10 @@ enum Class {
 
 impl Rule {
     pub(super) fn new(limit: Limit) -> Self {
-        let priced = |rate: &Rate| (*rate, Bucket::new(rate));
+        let priced = |rate: &Rate| match limit.scope {
+            Scope::Proxy => (*rate, Bucket::new(rate)),
+            Scope::Fleet => (*rate, Bucket::new(rate).of_fleet()),
+        };
         let tiers = limit.tiers.iter().flat_map(|tiers| &tiers.rates);
         Self {
             anonymous: limit.anonymous.as_ref().map(priced),
@@ -119,8 +125,7 @@ impl Rule {
     pub(super) fn plan(
         &self,
         index: usize,
-        hasher: &PlaceHasher,
-        namespace: &str,
+        hashers: &Hashers<'_>,
         who: &mut Who<'_>,
         plan: &mut Vec<Planned>,
     ) {
@@ -142,12 +147,13 @@ impl Rule {
             None => self.anonymous,
             Some(identity) => self.rate_of(identity, request, sources),
         };
-        let mut hashed = start(hasher, namespace, &limit.name);
-        let mut add = |hashed: PlaceHasher, (rate, bucket): Priced, is_ceiling| {
+        let mut hashed = hashers.start(limit);
+        let mut add = |hashed: Hashed, (rate, bucket): Priced, is_ceiling| {
             plan.push(Planned {
                 rule: index,
                 mode: limit.mode,
-                place: hashed.finish(),
+                place: hashed.place.finish(),
+                id: hashed.id(),
                 rate,
                 bucket,
                 cost: limit.cost.default,
@@ -179,7 +185,7 @@ impl Rule {
             let Some(rate) = rate else { return };
             // The ceiling comes first: it is what refuses whoever makes up keys.
             if let (Some(ip), Some(ceiling)) = (ip, self.ceiling) {
-                let mut hashed = start(hasher, namespace, &limit.name);
+                let mut hashed = hashers.start(limit);
                 put_ip(&mut hashed, limit, Kind::Ceiling, Class::Any, ip);
                 add(hashed, ceiling, true);
             }
@@ -213,26 +219,97 @@ impl Rule {
     }
 }
 
+/// The hashers of an Envoy: of places in its table, and of what the fleet calls a bucket.
+pub(super) struct Hashers<'a> {
+    pub(super) place: PlaceHasher,
+    pub(super) namespace: &'a str,
+    /// Where it is known.
+    pub(super) secret: Option<Secret>,
+}
+
+impl Hashers<'_> {
+    fn start(&self, limit: &Limit) -> Hashed {
+        let mut place = self.place.clone();
+        place.part(self.namespace.as_bytes());
+        place.part(limit.name.as_bytes());
+        let secret = self.secret.filter(|_| limit.scope == Scope::Fleet);
+        Hashed { place, id: secret.map(|secret| start_id(&secret, limit)) }
+    }
+}
+
+fn start_id(secret: &Secret, limit: &Limit) -> PlaceHasher {
+    let mut id = PlaceHasher::with_key(secret);
+    id.part(limit.name.as_bytes());
+    id
+}
+
+/// The names of a bucket in the making.
+struct Hashed {
+    place: PlaceHasher,
+    id: Option<PlaceHasher>,
+}
+
+impl Parts for Hashed {
+    fn part(&mut self, bytes: &[u8]) {
+        self.place.part(bytes);
+        if let Some(id) = &mut self.id {
+            id.part(bytes);
+        }
+    }
+}
+
+impl Hashed {
+    fn id(&self) -> Option<BucketId> {
+        self.id.as_ref().map(|id| BucketId(id.digest()))
+    }
+}
+
+/// What the name of a bucket is made into.
+trait Parts {
+    fn part(&mut self, bytes: &[u8]);
+}
+
+impl Parts for PlaceHasher {
+    fn part(&mut self, bytes: &[u8]) {
+        Self::part(self, bytes);
+    }
+}
+
 /// The places of every bucket that belongs to what an operator calls `key`: an address or
 /// CIDR, `identity:…` or `header:…`. Buckets by address and route are not among them: which
 /// routes there are is not known here.
 pub(super) fn places_of(
     rule: &Rule,
-    hasher: &PlaceHasher,
-    namespace: &str,
+    hashers: &Hashers<'_>,
     key: &str,
     sources: &[Source],
 ) -> Vec<Place> {
     let limit = &rule.limit;
-    let start = || start(hasher, namespace, &limit.name);
     let mut places = Vec::new();
-    let mut add = |fill: &dyn Fn(&mut PlaceHasher)| {
-        let mut hashed = start();
+    each_of(limit, key, sources.len(), &mut |fill| {
+        let mut hashed = hashers.start(limit).place;
         fill(&mut hashed);
         places.push(hashed.finish());
-    };
+    });
+    places
+}
+
+/// The same as the fleet calls them, for `sources` sources of identities.
+pub(super) fn ids_of(limit: &Limit, secret: &Secret, key: &str, sources: usize) -> Vec<BucketId> {
+    let mut ids = Vec::new();
+    each_of(limit, key, sources, &mut |fill| {
+        let mut hashed = start_id(secret, limit);
+        fill(&mut hashed);
+        ids.push(BucketId(hashed.digest()));
+    });
+    ids
+}
+
+type Fill<'a> = &'a dyn Fn(&mut PlaceHasher);
+
+fn each_of(limit: &Limit, key: &str, sources: usize, add: &mut dyn FnMut(Fill<'_>)) {
     if let Some(value) = key.strip_prefix("identity:") {
-        for source in 0..sources.len() {
+        for source in 0..sources {
             let identity = Identity { value: value.as_bytes().to_vec(), source };
             add(&|hashed| put_identity(hashed, &identity));
         }
@@ -250,23 +327,15 @@ pub(super) fn places_of(
         }
         add(&|hashed| put_ip(hashed, limit, Kind::Ceiling, Class::Any, ip));
     }
-    places
 }
 
-fn start(hasher: &PlaceHasher, namespace: &str, limit: &str) -> PlaceHasher {
-    let mut hashed = hasher.clone();
-    hashed.part(namespace.as_bytes());
-    hashed.part(limit.as_bytes());
-    hashed
-}
-
-fn put_identity(hashed: &mut PlaceHasher, identity: &Identity) {
+fn put_identity(hashed: &mut impl Parts, identity: &Identity) {
     let source = u8::try_from(identity.source).unwrap_or(u8::MAX);
     hashed.part(&[Kind::Identity as u8, source]);
     hashed.part(&identity.value);
 }
 
-fn put_ip(hashed: &mut PlaceHasher, limit: &Limit, kind: Kind, class: Class, ip: IpAddr) {
+fn put_ip(hashed: &mut impl Parts, limit: &Limit, kind: Kind, class: Class, ip: IpAddr) {
     let prefix = match ip {
         IpAddr::V4(_) => limit.ipv4_prefix,
         IpAddr::V6(_) => limit.ipv6_prefix,

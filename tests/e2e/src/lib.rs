@@ -10,6 +10,7 @@ mod load;
 mod places;
 mod processor;
 mod raw;
+mod redis;
 mod spray;
 mod tls;
 mod upstream;
@@ -31,6 +32,7 @@ pub use load::{Load, Sent};
 pub use places::{Behaviour, Places};
 pub use processor::{processor_time, resident_kib};
 pub use raw::{Reply, exchange, raw_request};
+pub use redis::Redis;
 pub use spray::{Answers, Shape, Sprayed, spray, spray_timed};
 pub use tls::Authority;
 pub use upstream::Upstream;
@@ -206,6 +208,33 @@ impl System {
             })
             .await;
         }
+    }
+
+    /// Starts another Envoy on the same control plane, which has to outlive it, and waits until
+    /// its filter has the decisions. It ends with the value that is returned.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn join(&self, mut options: Options) -> Self {
+        options.token = Some(self.token("proxy"));
+        let [site_port, upstream_port, admin_port] = free_ports();
+        let mut system = Self {
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            options,
+            control_plane: None,
+            envoy: None,
+            site_port,
+            upstream_port,
+            admin_port,
+            api_port: self.api_port,
+            http: self.http.clone(),
+        };
+        system.start_envoy().await;
+        eventually("the filter has its first decision set", async || {
+            system.stat("ipwarden_polls", "snapshot").await >= 1
+        })
+        .await;
+        system
     }
 
     /// Starts the control plane on the same data and port as before.

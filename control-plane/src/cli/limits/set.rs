@@ -3,6 +3,7 @@
 use std::io::Read as _;
 
 use clap::{Args, ValueEnum};
+use ipwarden::limits::Scope;
 use ipwarden::limits::policy::MAX_PAYLOAD_BYTES;
 use serde_json::{Map, Value, json};
 
@@ -59,6 +60,16 @@ pub struct SetArgs {
     #[arg(long, value_name = "KEY", conflicts_with = "from")]
     pub key: Option<String>,
 
+    /// Count in each proxy on its own, or over all of them together [default: proxy]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "proxy|fleet",
+        hide_possible_values = true,
+        conflicts_with = "from"
+    )]
+    pub scope: Option<ScopeWord>,
+
     /// For clients whose identity is not known: REQUESTS/TIME[,burst=N], or unlimited
     #[arg(long, value_name = "RATE", value_parser = rate, required_unless_present = "from", conflicts_with = "from")]
     pub anonymous: Option<Value>,
@@ -106,6 +117,26 @@ impl ModeWord {
     }
 }
 
+/// A scope as a word of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScopeWord {
+    /// Each proxy on its own
+    Proxy,
+    /// All proxies together
+    Fleet,
+}
+
+impl ScopeWord {
+    /// The word of the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => Scope::Proxy.as_str(),
+            Self::Fleet => Scope::Fleet.as_str(),
+        }
+    }
+}
+
 /// Runs `limits set`.
 ///
 /// # Errors
@@ -146,6 +177,7 @@ fn from_flags(args: &SetArgs) -> Value {
         ("key", args.key.as_ref().map(|key| json!(key))),
         ("anonymous", args.anonymous.clone()),
         ("authenticated", args.authenticated.clone()),
+        ("scope", args.scope.map(|scope| json!(scope.as_str()))),
         ("mode", args.mode.map(|mode| json!(mode.as_str()))),
         ("headers", args.headers.then_some(Value::Bool(true))),
     ] {

@@ -1,7 +1,7 @@
 //! A limit in words. Reads its JSON as it is: a proxy's filter may be of another version, and
 //! what is not known here is not shown rather than refused.
 
-use ipwarden::limits::Mode;
+use ipwarden::limits::{Mode, Scope};
 use serde_json::Value;
 
 use crate::cli::text::counted;
@@ -49,6 +49,11 @@ pub fn for_each(limit: &Value) -> String {
             None => format!("for each {key}"),
         },
     }
+}
+
+/// Whether it counts over all proxies together.
+fn counts_over_fleet(limit: &Value) -> bool {
+    limit.get("scope").and_then(Value::as_str) == Some(Scope::Fleet.as_str())
 }
 
 /// Which requests it is for: `POST /login*, /admin* on shop.example`.
@@ -100,7 +105,8 @@ pub fn in_short(limit: &Value) -> String {
     } else {
         format!("{anonymous}, {authenticated} where authenticated,")
     };
-    format!("{rates} {}, for {}", for_each(limit), applies_to(limit))
+    let fleet = if counts_over_fleet(limit) { " over the fleet" } else { "" };
+    format!("{rates} {}{fleet}, for {}", for_each(limit), applies_to(limit))
 }
 
 /// A whole limit on one line: `login: 5/1m for each address, for /login*; enforced`.
@@ -157,6 +163,9 @@ pub fn particulars(limit: &Value) -> Vec<(&'static str, String)> {
     }
     if let Some(status) = limit.get("grpc_status") {
         out.push(("gRPC status", plain(status)));
+    }
+    if counts_over_fleet(limit) {
+        out.push(("scope", "all proxies together".to_owned()));
     }
     out
 }
@@ -227,7 +236,9 @@ mod tests {
             "ceiling": "unlimited", "cost": {"status": {"401": 5}},
             "exempt": {"addresses": ["10.0.0.0/8"], "identities": "monitor"},
             "ipv6_prefix": 56, "headers": true, "grpc_status": "unavailable",
+            "scope": "fleet",
         });
+        assert!(in_short(&limit).contains("for each address over the fleet, for every request"));
         let told: Vec<String> =
             particulars(&limit).iter().map(|(name, text)| format!("{name}: {text}")).collect();
         assert_eq!(
@@ -240,6 +251,7 @@ mod tests {
                 "IPv6 networks: /56 share a bucket",
                 "headers: RateLimit on admitted responses, too",
                 "gRPC status: unavailable",
+                "scope: all proxies together",
             ]
         );
         assert_eq!(particulars(&json!({"name": "login"})), []);

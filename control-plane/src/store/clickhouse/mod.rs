@@ -41,6 +41,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 use self::append::State;
 use self::client::Http;
 use self::schema::{Names, Server};
+pub(crate) use self::url::decoded;
 pub use self::url::{ClickHouseUrl, EXPECTED};
 use crate::model::StoredRecord;
 use crate::privacy::{Hiding, Kept, Veil};

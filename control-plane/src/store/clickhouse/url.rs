@@ -85,7 +85,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Percent-encoding taken away.
-fn decoded(text: &str) -> Option<String> {
+pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -60,7 +60,10 @@ export function Limits() {
                   <td>
                     <span class={`tag ${limit.mode === "shadow" ? "shadow" : "limited"}`}>{limit.mode}</span>
                   </td>
-                  <td>{words_of(limit.limit?.key) || "ip"}</td>
+                  <td>
+                    {words_of(limit.limit?.key) || "ip"}
+                    {limit.limit?.scope === "fleet" && <span class="muted"> fleet</span>}
+                  </td>
                   <td>{rate(limit.limit?.anonymous)}</td>
                   <td>{rate(limit.limit?.authenticated)}</td>
                   <td class="n">{number(row?.refused ?? 0)}</td>

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use ipwarden::decisions::{Revision, wire};
+use ipwarden::limits::fleet::wire::Answer;
 use ipwarden_e2e::{Calls, Judged, Process, Vm};
 use serde_json::json;
 
@@ -73,6 +75,46 @@ fn a_request_in_a_limit_costs_one_read_and_one_swap_and_in_a_flood_none() {
         println!("host calls, {what}: {total} {:?}", judged.calls);
         assert!(total <= 16, "{what}: {:?}", judged.calls);
     }
+}
+
+#[test]
+fn a_limit_over_the_fleet_costs_a_request_no_call_more_and_holds_when_others_took() {
+    let process = Process::new(START);
+    let limit = |name: &str, scope: &str| {
+        let path = format!("/{name}");
+        json!({"name": name, "match": {"path": path}, "scope": scope, "anonymous": minute(5)})
+    };
+    let mut worker = Vm::start(
+        &process,
+        &json!({
+            "control_plane": {"cluster": "ipwarden", "token": "t"},
+            "limits": [limit("own", "proxy"), limit("all", "fleet")],
+            "limits_table": {"keys": 1_000},
+        }),
+    );
+    worker.send_calls();
+    worker.tick();
+    let set = wire::encode_snapshot(Revision { epoch: 1, number: 1 }, 0, &[]);
+    assert!(worker.answer("/v1/decisions/stream", &set));
+    let answer = |number, owes_us: &[u64]| {
+        Answer { number, secret: [7; 16], owes_us: owes_us.to_vec() }.encode()
+    };
+    assert!(worker.answer("/v1/proxies/consumption", &answer(1, &[])));
+    worker.tick();
+    // The first request loads what a worker needs once.
+    worker.request("203.0.113.99", "/own");
+    let own = worker.request("203.0.113.1", "/own");
+    let all = worker.request("203.0.113.1", "/all");
+    assert_eq!((all.status, &all.calls), (200, &own.calls));
+
+    process.pass(Duration::from_secs(1));
+    worker.tick();
+    assert!(worker.answer("/v1/proxies/consumption", &answer(2, &[60_000_000])), "a report");
+    assert_eq!(worker.request("203.0.113.1", "/all").status, 200, "until the next tick");
+    worker.tick();
+    assert_eq!(worker.request("203.0.113.1", "/all").status, 429);
+    assert_eq!(worker.request("203.0.113.2", "/all").status, 200);
+    assert_eq!(worker.request("203.0.113.1", "/own").status, 200);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod answers;
 mod calls;
 mod exact;
+mod fleet;
 mod identity;
 mod live;
 mod matching;
