@@ -96,9 +96,9 @@ struct Link {
 
 enum AnyClient {
     Single(Client),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
     /// Asks the sentinels anew for each connection.
-    Sentinel(Mutex<SentinelClient>),
+    Sentinel(Box<Mutex<SentinelClient>>),
 }
 
 #[derive(Clone)]
@@ -231,7 +231,7 @@ impl FleetCounter for RedisCounter {
         let origin = format!("{:016x}", report.origin);
         self.with(|mut connection| async move {
             let mut set = redis::cmd("SET");
-            set.arg(&mark).arg(1).arg("NX").arg("EX").arg(REMEMBERED_SECONDS);
+            set.arg(mark).arg(1).arg("NX").arg("EX").arg(REMEMBERED_SECONDS);
             let is_new = set.query_async::<Value>(&mut connection).await? != Value::Nil;
             let owes = report.taken.iter().map(|taken| {
                 let taken = if is_new { *taken } else { Taken { cost_us: 0, ..*taken } };
@@ -293,7 +293,7 @@ impl AnyClient {
                 if url.is_secure() {
                     builder = builder.tls(TlsMode::Secure);
                 }
-                builder.build().map(Self::Cluster)
+                builder.build().map(|client| Self::Cluster(Box::new(client)))
             }
             Kind::Sentinel(name) => {
                 let kind = SentinelServerType::Master;
@@ -310,7 +310,7 @@ impl AnyClient {
                         .set_client_to_redis_tls_mode(TlsMode::Secure)
                         .set_client_to_sentinel_tls_mode(TlsMode::Secure);
                 }
-                builder.build().map(|client| Self::Sentinel(Mutex::new(client)))
+                builder.build().map(|client| Self::Sentinel(Box::new(Mutex::new(client))))
             }
         }
     }
