@@ -748,7 +748,11 @@ mod tests {
                 ("IPWARDEN_HISTORY", "1y"),
                 ("IPWARDEN_LISTEN_ADDR", "127.0.0.1:1"),
             ]),
-            &Flags { envoy_admin: Some("127.0.0.1:9901".into()), ..Flags::default() },
+            &Flags {
+                limits: Some("redis:secret".into()),
+                envoy_admin: Some("127.0.0.1:9901".into()),
+                ..Flags::default()
+            },
         )
         .unwrap_err();
         let lines: Vec<String> = refused.0.iter().map(ToString::to_string).collect();
@@ -759,6 +763,8 @@ mod tests {
                 "IPWARDEN_HISTORY: expected a duration from 1h to 520w such as 30d, found '1y'",
                 "IPWARDEN_LIMITS_POLS: not a setting: did you mean IPWARDEN_LIMITS_POLLS?",
                 "IPWARDEN_LISTEN_ADDR: not a setting: did you mean IPWARDEN_LISTEN?",
+                // It may hold a password.
+                "--limits: expected memory, or a URL such as redis://user:password@host:6379/0 (rediss:// for TLS, redis+unix:///path for a socket, ?cluster=true, ?sentinel=NAME, &node=host:port for further nodes)",
                 "--envoy-admin: expected the address of Envoy's admin interface such as http://127.0.0.1:9901, found '127.0.0.1:9901'",
             ]
         );

@@ -171,7 +171,15 @@ impl System {
     /// # Panics
     /// When it does not start.
     pub async fn another_edge(&self) -> Self {
-        let mut system = Self::new(self.options.clone());
+        self.join(self.options.clone()).await
+    }
+
+    /// The same with options of its own.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn join(&self, options: Options) -> Self {
+        let mut system = Self::new(options);
         system.api_port = self.api_port;
         system.home = Some(self.data_dir());
         system.start_envoy_with_a_set().await;
@@ -208,33 +216,6 @@ impl System {
             })
             .await;
         }
-    }
-
-    /// Starts another Envoy on the same control plane, which has to outlive it, and waits until
-    /// its filter has the decisions. It ends with the value that is returned.
-    ///
-    /// # Panics
-    /// When it does not start.
-    pub async fn join(&self, mut options: Options) -> Self {
-        options.token = Some(self.token("proxy"));
-        let [site_port, upstream_port, admin_port] = free_ports();
-        let mut system = Self {
-            directory: tempfile::tempdir().expect("a temporary directory"),
-            options,
-            control_plane: None,
-            envoy: None,
-            site_port,
-            upstream_port,
-            admin_port,
-            api_port: self.api_port,
-            http: self.http.clone(),
-        };
-        system.start_envoy().await;
-        eventually("the filter has its first decision set", async || {
-            system.stat("ipwarden_polls", "snapshot").await >= 1
-        })
-        .await;
-        system
     }
 
     /// Starts the control plane on the same data and port as before.
