@@ -485,8 +485,7 @@ fn apply_flags(config: &mut Config, flags: &Flags, errors: &mut Vec<ConfigError>
         store_query,
         log_level,
         log_format,
-    } =
-        flags;
+    } = flags;
     let texts = [
         ("listen", listen),
         ("data_dir", data_dir),
