@@ -95,7 +95,7 @@ struct Link {
 }
 
 enum AnyClient {
-    Single(Client),
+    Single(Box<Client>),
     Cluster(Box<ClusterClient>),
     /// Asks the sentinels anew for each connection.
     Sentinel(Box<Mutex<SentinelClient>>),
@@ -277,7 +277,7 @@ impl AnyClient {
                 let nowhere = (ErrorKind::InvalidClientConfig, "no address");
                 let address = address.ok_or_else(|| RedisError::from(nowhere))?;
                 let info = address.into_connection_info()?.set_redis_settings(settings);
-                Client::open(info).map(Self::Single)
+                Client::open(info).map(|client| Self::Single(Box::new(client)))
             }
             Kind::Cluster => {
                 let mut builder = ClusterClientBuilder::new(addresses)
