@@ -11,7 +11,6 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test may fail loudly"
 )]
 
