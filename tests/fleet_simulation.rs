@@ -8,11 +8,7 @@
 //! through one proxy exactly what one bucket would; and with demand enough, and a rate that the
 //! proxies get to share, the rate is also reached.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "a test may fail loudly"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test may fail loudly")]
 
 mod support;
 
