@@ -101,8 +101,11 @@ fn a_limit_over_the_fleet_costs_a_request_no_call_more_and_holds_when_others_too
     };
     assert!(worker.answer("/v1/proxies/consumption", &answer(1, &[])));
     worker.tick();
-    // The first request loads what a worker needs once.
-    worker.request("203.0.113.99", "/own");
+    // The first requests load what a worker needs once, and fill the sets of both buckets: the
+    // host hands over one that is there in memory of its own.
+    for path in ["/own", "/all"] {
+        worker.request("203.0.113.1", path);
+    }
     let own = worker.request("203.0.113.1", "/own");
     let all = worker.request("203.0.113.1", "/all");
     assert_eq!((all.status, &all.calls), (200, &own.calls));
