@@ -28,12 +28,15 @@ fn options(name: &str, requests: u32) -> Options {
     Options { plugin: Some(edge(name, requests)), ..Options::default() }
 }
 
+/// A busy machine may keep the first reports waiting.
+const TRIES: u32 = 15;
+
 /// What one Envoy took another one counts: its client is refused there, too. Every try is a
 /// client of its own, because the first ones may come before all workers know how the fleet
 /// names buckets.
-async fn counts_together(first: &System, second: &System, clients: &mut u32) -> String {
-    let mut agreed = String::new();
-    eventually("what one Envoy took is counted on the other", async || {
+async fn counts_together(first: &System, second: &System, clients: &mut u32, when: &str) -> String {
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
         *clients += 1;
         let client = format!("198.18.{}.{}", *clients / 200, *clients % 200 + 1);
         assert_eq!(admitted(first, 12, &client, "/login").await, 10);
@@ -43,14 +46,14 @@ async fn counts_together(first: &System, second: &System, clients: &mut u32) -> 
         let told = eventually("its bucket is moved forward", async || {
             second.stat("ipwarden_fleet_keys_advanced", "").await > before
         });
-        if tokio::time::timeout(Duration::from_secs(4), told).await.is_err() {
-            return false;
+        let told = tokio::time::timeout(Duration::from_secs(4), told).await.ok();
+        let more = admitted(second, 12, &client, "/login").await;
+        if told.is_some() && more == 0 {
+            return client;
         }
-        agreed = client;
-        admitted(second, 12, &agreed, "/login").await == 0
-    })
-    .await;
-    agreed
+        seen.push((told, more));
+    }
+    panic!("{when}: what one Envoy took is not counted on the other: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +61,7 @@ async fn a_limit_over_the_fleet_counts_what_other_envoys_took() {
     let mut first = System::start(options("edge-1", 10)).await;
     let second = first.join(options("edge-2", 10)).await;
     let mut clients = 0;
-    let client = counts_together(&first, &second, &mut clients).await;
+    let client = counts_together(&first, &second, &mut clients, "at first").await;
     // Somebody else is not held back.
     assert_eq!(admitted(&second, 12, "203.0.113.9", "/login").await, 10);
     let status = first.api("GET", "/v1/status", None).await;
@@ -70,9 +73,14 @@ async fn a_limit_over_the_fleet_counts_what_other_envoys_took() {
     // A reset is one of the whole fleet.
     let reset = json!({"key": client, "limit": "login"});
     first.api("POST", "/v1/limits/reset", Some(reset)).await;
-    eventually("it is admitted again", async || admitted(&second, 1, &client, "/login").await == 1)
-        .await;
-    assert!(admitted(&second, 12, &client, "/login").await >= 7, "a full bucket, nearly");
+    // A worker that has not heard of it yet still refuses from memory; of itself the bucket
+    // takes days to fill.
+    let mut again = 0;
+    eventually("its bucket is full again", async || {
+        again += admitted(&second, 4, &client, "/login").await;
+        again >= 8
+    })
+    .await;
 
     // Without a control plane each Envoy counts for itself, and nothing waits.
     first.kill_control_plane().await;
@@ -81,7 +89,7 @@ async fn a_limit_over_the_fleet_counts_what_other_envoys_took() {
     eventually("reports fail", async || second.stat("ipwarden_fleet_reports", "failed").await > 0)
         .await;
     first.start_control_plane().await;
-    counts_together(&first, &second, &mut clients).await;
+    counts_together(&first, &second, &mut clients, "with the control plane back").await;
 }
 
 /// `ipwarden.toml` of a control plane that shares buckets in Redis.
@@ -102,7 +110,7 @@ async fn control_planes_share_a_limit_in_redis_and_go_on_without_it() {
     let first = System::start(with("edge-1")).await;
     let second = System::start(with("edge-2")).await;
     let mut clients = 0;
-    counts_together(&first, &second, &mut clients).await;
+    counts_together(&first, &second, &mut clients, "at first").await;
 
     let port = redis.port;
     drop(redis);
@@ -123,7 +131,7 @@ async fn control_planes_share_a_limit_in_redis_and_go_on_without_it() {
 
     let _redis = Redis::start(Some(port)).expect("it was there");
     eventually("its return is noticed", async || is_up("1").await).await;
-    counts_together(&first, &second, &mut clients).await;
+    counts_together(&first, &second, &mut clients, "with Redis back").await;
 }
 
 /// How a load spreads over Envoys: requests a second at each.

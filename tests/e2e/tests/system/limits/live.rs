@@ -107,6 +107,8 @@ async fn the_last_policy_stays_when_the_control_plane_dies() {
     let mut clients = Clients(0);
     system.api("PUT", "/v1/limits/login", Some(login(2, 2))).await;
     settles_at(&system, &mut clients, 2).await;
+    // A worker that was kept from its tick may have seen none of those.
+    settles_at(&system, &mut clients, 2).await;
     assert_eq!(admitted(&system, 9, "203.0.113.1", "/login").await, 2);
     system.kill_control_plane().await;
     let start = now();
