@@ -30,34 +30,33 @@ fn options(name: &str, requests: u32) -> Options {
 
 /// A busy machine may keep the first reports waiting.
 const TRIES: u32 = 15;
+/// Requests that an Envoy may admit before it knows, one a report. It is told of others by the
+/// answer to a report of its own, which may have gone just before theirs; so the next one counts.
+const UNKNOWING: usize = 5;
 
-/// What one Envoy took another one counts: its client is refused there, too. Every try is a
-/// client of its own, because the first ones may come before all workers know how the fleet
-/// names buckets.
+/// What one Envoy took another one counts: its client is refused there, too, long before it has
+/// taken what the other bucket holds. Every try is a client of its own, because the first ones
+/// may come before all workers know how the fleet names buckets.
 async fn counts_together(first: &System, second: &System, clients: &mut u32, when: &str) -> String {
-    let mut seen = Vec::new();
     for _ in 0..TRIES {
         *clients += 1;
         let client = format!("198.18.{}.{}", *clients / 200, *clients % 200 + 1);
         assert_eq!(admitted(first, 12, &client, "/login").await, 10);
-        let before = second.stat("ipwarden_fleet_keys_advanced", "").await;
-        // Its own bucket is full: the first request there passes, and is reported.
-        assert_eq!(admitted(second, 1, &client, "/login").await, 1);
-        let told = eventually("its bucket is moved forward", async || {
-            second.stat("ipwarden_fleet_keys_advanced", "").await > before
-        });
-        let told = tokio::time::timeout(Duration::from_secs(4), told).await.ok();
-        let more = admitted(second, 12, &client, "/login").await;
-        if told.is_some() && more == 0 {
-            return client;
+        for _ in 0..=UNKNOWING {
+            let before = second.stat("ipwarden_fleet_reports", "taken").await;
+            if admitted(second, 1, &client, "/login").await == 0 {
+                return client;
+            }
+            let told = eventually("a report is answered", async || {
+                second.stat("ipwarden_fleet_reports", "taken").await > before
+            });
+            let _ = tokio::time::timeout(Duration::from_secs(4), told).await;
         }
-        seen.push((told, more));
     }
-    panic!("{when}: what one Envoy took is not counted on the other: {seen:?}");
+    panic!("{when}: what one Envoy took is not counted on the other");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "one run of eight failed on a busy machine and is not understood yet: an Envoy was never told; run with --ignored"]
 async fn a_limit_over_the_fleet_counts_what_other_envoys_took() {
     let mut first = System::start(options("edge-1", 10)).await;
     let second = first.join(options("edge-2", 10)).await;
@@ -103,7 +102,6 @@ fn settings(redis: &Redis, key: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "one run of eight failed on a busy machine and is not understood yet: an Envoy was never told; run with --ignored"]
 async fn control_planes_share_a_limit_in_redis_and_go_on_without_it() {
     let Some(redis) = Redis::start(None) else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
