@@ -108,6 +108,6 @@ where
 {
     match tokio::spawn(work).await {
         Ok(result) => result,
-        Err(error) => Err(StoreError::Internal(format!("a task ended early: {error}")).into()),
+        Err(error) => Err(StoreError::from(error).into()),
     }
 }

@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
 
+use crate::hex::short;
+
 /// Name and bytes of each file; compressed forms end in `.br` and `.gz`.
 static FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/dashboard.rs"));
 
@@ -94,8 +96,7 @@ fn encoded(
 
 fn tag(bytes: &[u8]) -> Option<HeaderValue> {
     let hash = Sha256::digest(bytes);
-    let hex: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::from_str(&format!("\"{hex}\"")).ok()
+    HeaderValue::from_str(&format!("\"{}\"", short(&hash, 12))).ok()
 }
 
 fn content_type(name: &str) -> &'static str {

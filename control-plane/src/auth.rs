@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::hex::hex;
 use crate::model::{Actor, Role, Token};
 use crate::store::{self, NewAudit, NewToken, StateStore, StoreError};
 
@@ -42,8 +43,7 @@ impl Secret {
     fn draw() -> Result<Self, AuthError> {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).map_err(|error| AuthError::Random(error.to_string()))?;
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self(format!("{PREFIX}{hex}")))
+        Ok(Self(format!("{PREFIX}{}", hex(&bytes))))
     }
 
     /// The text that goes into an `authorization` header.

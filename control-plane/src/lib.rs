@@ -45,6 +45,7 @@ pub mod detect;
 pub mod feeds;
 pub mod fleet;
 pub mod geo;
+mod hex;
 pub mod hub;
 pub mod ingest;
 pub mod leadership;

@@ -47,7 +47,7 @@ use crate::privacy::subjects::{self, Subjects};
 use crate::session::{Peer, Sessions};
 use crate::store::aging::{AgingLog, AgingState};
 use crate::store::clickhouse::ClickHouseLog;
-use crate::store::postgres::{Location, PostgresState};
+use crate::store::postgres::PostgresState;
 use crate::store::spool::SpoolingLog;
 use crate::store::sqlite::{SqliteLog, SqliteState};
 use crate::store::{LogStore, StateStore, StoreError};
@@ -455,7 +455,10 @@ async fn open_state(
         let state = Arc::new(blocking(move || SqliteState::open(&path)).await?);
         return Ok((Arc::clone(&state) as _, state));
     };
-    let location = with_password(location.clone(), config.state_password_file.as_deref())?;
+    let location = match &config.state_password_file {
+        None => location.clone(),
+        Some(file) => location.clone().with_password(&read_password("state_password_file", file)?),
+    };
     // Hours of a log of our own are told apart from others' by a name that stays with it.
     let name = if log_is_shared { String::new() } else { instance(directory)? };
     let state = Arc::new(PostgresState::open(location, &name).await?);
@@ -489,16 +492,7 @@ async fn open_log(config: &Config) -> Result<(Arc<dyn LogStore>, Arc<dyn AgingLo
 async fn blocking<T: Send + 'static>(
     open: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let opened = tokio::task::spawn_blocking(open).await;
-    opened.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?
-}
-
-fn with_password(location: Location, file: Option<&Path>) -> Result<Location, StoreError> {
-    let Some(file) = file else { return Ok(location) };
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        StoreError::Unusable(format!("state_password_file {}: {error}", file.display()))
-    })?;
-    Ok(location.with_password(text.trim_end_matches(['\r', '\n'])))
+    tokio::task::spawn_blocking(open).await?
 }
 
 /// The name of this data directory, drawn at its first start.
@@ -525,9 +519,7 @@ async fn open_keys(
 ) -> Result<Keys, ServeError> {
     let directory = directory.to_owned();
     let opened = tokio::task::spawn_blocking(move || Keys::open(&directory, old_for, now)).await;
-    let opened =
-        opened.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?;
-    Ok(opened?)
+    Ok(opened.map_err(StoreError::from)??)
 }
 
 /// Limits over the fleet, and the key that names their buckets. A server that is away is no

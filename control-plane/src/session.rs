@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::auth::AuthError;
+use crate::hex::hex;
 
 /// How long a session lasts after the login.
 pub const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
@@ -70,7 +71,7 @@ impl Sessions {
     pub fn open(&self, token: i64, now: Timestamp) -> Result<(String, Timestamp), AuthError> {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).map_err(|error| AuthError::Random(error.to_string()))?;
-        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = hex(&bytes);
         let expires_at = now.checked_add(LIFETIME).unwrap_or(Timestamp::MAX);
         let mut known = locked(&self.known);
         known.retain(|_, session| now < session.expires_at);

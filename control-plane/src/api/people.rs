@@ -341,9 +341,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, KeysError> + Send + 'static,
 ) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done =
-        done.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?;
-    Ok(done?)
+    Ok(done.map_err(StoreError::from)??)
 }
 
 impl From<KeysError> for Problem {

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::Raw;
 use super::{ConfigError, nearest, raw};
 use crate::detect::Severity;
+use crate::hex::short;
 use crate::notify::{
     Addresses, EVENT_WORDS, Hook, Kind, MAX_HOOKS, MAX_NAME_BYTES, Secret, Source, parse_url,
     sign::Key,
@@ -257,8 +258,7 @@ fn default_name(kind: Kind, url: &Source) -> String {
         Source::File(path) => path.display().to_string(),
     };
     let digest = Sha256::digest(text.as_bytes());
-    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{short}", kind.as_str())
+    format!("{}-{}", kind.as_str(), short(&digest, 4))
 }
 
 #[cfg(test)]

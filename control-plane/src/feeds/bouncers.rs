@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 
 use super::effective::{Effective, Refused, refused};
 use super::publish::{ListFormat, write};
+use crate::hex::short;
 use crate::hub::Hub;
 use crate::store::{StateStore, StoreError};
 
@@ -112,12 +113,11 @@ impl Bouncers {
         if let Some((_, list)) = inner.lists.iter().find(|(known, _)| *known == key) {
             return Ok(list.clone());
         }
-        let list = in_background(move || {
+        let list = tokio::task::spawn_blocking(move || {
             let body = write(&present.refused, present.revision, format);
             let digest = Sha256::digest(body.as_bytes());
-            let short: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
             List {
-                etag: format!("\"{short}\""),
+                etag: format!("\"{}\"", short(&digest, 16)),
                 valid_until: present.refused.valid_until,
                 body: body.into(),
             }
@@ -206,7 +206,7 @@ impl Bouncers {
             return Ok((known.clone(), false));
         }
         let (revision, entries) = self.state.entries(now).await?;
-        let refused = in_background(move || refused(&entries, with_feeds)).await?;
+        let refused = tokio::task::spawn_blocking(move || refused(&entries, with_feeds)).await?;
         let fresh = Present { revision, refused: Arc::new(refused) };
         *place = Some(fresh.clone());
         Ok((fresh, true))
@@ -274,13 +274,6 @@ fn differences(before: &[Effective], after: &[Effective]) -> Vec<IpNet> {
 fn find<'a>(refused: &'a Refused, net: &IpNet) -> Option<&'a Effective> {
     let at = refused.nets.binary_search_by_key(net, |found| found.net).ok()?;
     refused.nets.get(at)
-}
-
-async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, StoreError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use hashbrown::HashSet;
 use ipnet::IpNet;
 use ipwarden::decisions::{DecisionId, Entry, NEVER, Tier, UnixSeconds};
 
+use super::overlap::{ancestors, lengths};
+
 /// A network that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effective {
@@ -43,16 +45,8 @@ pub fn refused(entries: &[Entry], with_feeds: bool) -> Refused {
     allows.sort_unstable();
     allows.dedup();
     let all: HashSet<&IpNet> = allows.iter().collect();
-    let mut lengths: Vec<u8> =
-        allows.iter().map(IpNet::prefix_len).collect::<HashSet<_>>().into_iter().collect();
-    lengths.sort_unstable();
-    let is_allowed = |net: &IpNet| {
-        lengths
-            .iter()
-            .take_while(|length| **length <= net.prefix_len())
-            .filter_map(|length| IpNet::new(net.addr(), *length).ok())
-            .any(|wider| all.contains(&wider.trunc()))
-    };
+    let lengths = lengths(allows.iter());
+    let is_allowed = |net: &IpNet| ancestors(&lengths, net).any(|wider| all.contains(&wider));
     let mut refused = Refused {
         valid_until: entries.iter().map(|entry| entry.expires_at).min().unwrap_or(NEVER),
         ..Refused::default()

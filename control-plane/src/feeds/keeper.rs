@@ -27,6 +27,7 @@ use super::parse::{self, Reading};
 use super::status::{LeftOut, Status};
 use super::{MAX_BYTES, MAX_FEEDS};
 use crate::clock::Clock;
+use crate::hex::hex;
 use crate::hub::{ChangeError, Hub};
 use crate::metrics::Metrics;
 use crate::model::{Action, NewDecision, Origin};
@@ -197,6 +198,7 @@ impl Feeds {
         let hub = self.0.parts.hub.clone();
         // Of several control planes one fetches.
         let leadership = self.0.parts.state.leadership();
+        let mut failing = false;
         loop {
             tokio::select! {
                 _ = look.tick() => {}
@@ -206,10 +208,14 @@ impl Feeds {
             let feeds = match self.list().await {
                 Ok(feeds) => feeds,
                 Err(error) => {
-                    tracing::warn!("feeds can't be read, trying again: {error}");
+                    if !failing {
+                        tracing::warn!("feeds can't be read, trying again: {error}");
+                    }
+                    failing = true;
                     continue;
                 }
             };
+            failing = false;
             let now = self.0.parts.clock.now();
             for feed in feeds {
                 self.show(&feed);
@@ -435,8 +441,7 @@ impl Feeds {
         if checked.minisign.is_some() {
             self.verify(&raw, definition, checked).await?;
         }
-        let digest: String =
-            Sha256::digest(&raw).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&Sha256::digest(&raw));
         if !whole && status.digest.as_ref() == Some(&digest) {
             (status.etag, status.last_modified) = (known.etag, known.last_modified);
             return Ok(Done::Unchanged);

@@ -94,7 +94,8 @@ impl Allows {
     }
 }
 
-fn lengths<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<u8> {
+/// Prefix lengths that occur, shortest first.
+pub(super) fn lengths<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<u8> {
     let mut lengths: Vec<u8> =
         nets.map(IpNet::prefix_len).collect::<HashSet<_>>().into_iter().collect();
     lengths.sort_unstable();
@@ -102,7 +103,7 @@ fn lengths<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<u8> {
 }
 
 /// The networks of some lengths around a target, itself included, the widest first.
-fn ancestors(lengths: &[u8], target: &IpNet) -> impl Iterator<Item = IpNet> {
+pub(super) fn ancestors(lengths: &[u8], target: &IpNet) -> impl Iterator<Item = IpNet> {
     lengths
         .iter()
         .take_while(move |length| **length <= target.prefix_len())

@@ -487,7 +487,7 @@ impl Inner {
             Ok(Ok(size)) if size <= MAX_SET_BYTES => Ok(()),
             Ok(Ok(_)) => Err(ChangeError::Full),
             Ok(Err(error)) => Err(StoreError::Internal(error.to_string()).into()),
-            Err(error) => Err(StoreError::Internal(format!("a task ended early: {error}")).into()),
+            Err(error) => Err(StoreError::from(error).into()),
         }
     }
 

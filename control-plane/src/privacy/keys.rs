@@ -32,6 +32,8 @@ use utoipa::ToSchema;
 
 use super::{Kept, Veil};
 
+use crate::hex::{hex, short};
+
 /// Name of the directory in the data directory.
 pub const DIRECTORY: &str = "keys";
 /// The file with the secret of marks.
@@ -303,8 +305,7 @@ impl Keys {
             IpAddr::V6(ip) => ip.octets(),
         };
         let digest = Sha256::new().chain_update(self.0.secret).chain_update(octets).finalize();
-        let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("erased:{hex}")
+        format!("erased:{}", short(&digest, 8))
     }
 
     fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
@@ -442,10 +443,6 @@ fn secret(path: &Path) -> Result<[u8; KEY_BYTES], KeysError> {
     let key =
         Key::from_hex(&text).map_err(|error| KeysError::Key { path: path.to_owned(), error })?;
     Ok(*key.bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// When something was noted in a file of ours; `None` when there is none. One that can't be

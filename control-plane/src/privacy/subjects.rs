@@ -286,7 +286,7 @@ impl Subjects {
             let (feed, names) = (parts.feed.clone(), names.clone());
             tokio::task::spawn_blocking(move || feed.forget(names))
                 .await
-                .map_err(|error| StoreError::Internal(format!("a task ended early: {error}")))?;
+                .map_err(StoreError::from)?;
         }
         let log = parts.aging_log.erase(names.clone(), mark.clone()).await?;
         let audit = NewAudit {

@@ -239,6 +239,22 @@ pub struct ErasedState {
     pub redacted: u64,
 }
 
+/// Sweeps in pieces of `most`, so that what is changed meanwhile waits for one piece only; how
+/// much was swept.
+pub(super) async fn in_pieces<F>(most: u64, piece: impl Fn() -> F + Send) -> Result<u64>
+where
+    F: Future<Output = Result<u64>> + Send,
+{
+    let mut swept = 0;
+    loop {
+        let done = piece().await?;
+        swept += done;
+        if done < most {
+            return Ok(swept);
+        }
+    }
+}
+
 /// The targets under which the state keeps an address: itself, and what detectors count it by.
 pub(super) fn targets(ip: IpAddr) -> Vec<IpNet> {
     let mut targets = vec![host_net(ip), target_of(ip)];

@@ -20,6 +20,7 @@
 
 pub mod aging;
 pub mod clickhouse;
+mod columns;
 pub mod flags;
 mod key;
 pub mod postgres;
@@ -71,6 +72,12 @@ pub enum StoreError {
     /// A bug or a damaged file.
     #[error("store failed: {0}")]
     Internal(String),
+}
+
+impl From<tokio::task::JoinError> for StoreError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal(format!("a task ended early: {error}"))
+    }
 }
 
 /// Result of a store call.

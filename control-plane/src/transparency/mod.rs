@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use crate::config::{AfterRaw, Config, Keep, duration_words};
+use crate::hex::short;
 use crate::notify::{Addresses, Kind};
 use edge::{Edge, Place, every, some};
 
@@ -125,7 +126,7 @@ impl Notice {
     pub fn version(&self) -> String {
         // Made of values: it can't fail, and an empty text has a version, too.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(&text).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        short(&Sha256::digest(&text), 6)
     }
 
     /// Whether every proxy respects Global Privacy Control; `None` where none has reported.

@@ -25,6 +25,7 @@ use crate::cli::text::{bytes, clean, relative};
 use crate::geo::database::{Database, families};
 use crate::geo::origin::{self, Attribution, Origin};
 use crate::geo::{DIRECTORY, Kind};
+use crate::hex::hex;
 
 /// Bytes hashed at once.
 const PIECE: usize = 256 * 1024;
@@ -265,7 +266,7 @@ fn sha256(path: &Path) -> io::Result<String> {
             read => hash.update(piece.get(..read).unwrap_or_default()),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// Puts a database in its place, its note first: the service reads both when the database

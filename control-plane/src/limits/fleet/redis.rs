@@ -39,6 +39,8 @@ use tokio::time::Instant;
 use super::url::{FleetUrl, Kind};
 use super::{CounterError, FleetCounter};
 
+use crate::hex::short;
+
 /// How long connecting, or an answer, may take.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long all of a report may take: a proxy waits three seconds.
@@ -118,7 +120,7 @@ impl RedisCounter {
         Ok(Self {
             client,
             url,
-            fingerprint: hex(digest.get(..8).unwrap_or_default()),
+            fingerprint: short(&digest, 8),
             script: Script::new(SCRIPT),
             connection: Mutex::default(),
         })
@@ -368,10 +370,6 @@ impl ConnectionLike for AnyConnection {
 fn unavailable(error: RedisError) -> CounterError {
     // The library's words may hold what a server said, never a password.
     CounterError::Unavailable(error.to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Debug for RedisCounter {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipwarden::limits::fleet::{SECRET_BYTES, Secret};
 
 use crate::auth::write_private;
+use crate::hex::hex;
 
 /// Its name in the data directory.
 pub const FILE: &str = "fleet.key";
@@ -46,8 +47,7 @@ pub fn open(path: &Path) -> Result<Secret, SecretError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let mut secret = [0; SECRET_BYTES];
             getrandom::fill(&mut secret).map_err(SecretError::Random)?;
-            let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-            write_private(path, &text).map_err(failed)?;
+            write_private(path, &hex(&secret)).map_err(failed)?;
             Ok(secret)
         }
         Err(error) if error.kind() == ErrorKind::InvalidData => {

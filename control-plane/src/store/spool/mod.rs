@@ -57,7 +57,7 @@ impl<L: LogStore> SpoolingLog<L> {
         let files = tokio::task::spawn_blocking(move || {
             Files::open(&path, most).map_err(|error| failed(&path, &error))
         });
-        let files = files.await.map_err(ended)??;
+        let files = files.await??;
         let log = Self {
             store,
             turn: tokio::sync::Mutex::default(),
@@ -91,7 +91,7 @@ impl<L: LogStore> SpoolingLog<L> {
             let done = work(&mut files);
             (done, files.count(), files.bytes())
         });
-        let (done, count, bytes) = done.await.map_err(ended)?;
+        let (done, count, bytes) = done.await?;
         self.bytes.store(bytes, Ordering::Release);
         self.count.store(count, Ordering::Release);
         done.map_err(|error| StoreError::Unavailable(format!("the spool: {error}")))
@@ -181,10 +181,6 @@ impl<L: LogStore> SpoolingLog<L> {
 
 fn failed(path: &Path, error: &std::io::Error) -> StoreError {
     StoreError::Unavailable(format!("the spool {}: {error}", path.display()))
-}
-
-fn ended(error: tokio::task::JoinError) -> StoreError {
-    StoreError::Internal(format!("a task ended early: {error}"))
 }
 
 #[async_trait]

@@ -34,7 +34,7 @@ use crate::limits::{Change, Policy};
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
 use crate::notify::{Backlog, Pending, Subscription};
 use crate::privacy::Kept;
-use crate::store::aging::{AgingState, ErasedState, Step, SubjectState};
+use crate::store::aging::{AgingState, ErasedState, Step, SubjectState, in_pieces};
 use crate::store::view::time_of_us;
 use crate::store::{
     Added, AutomaticBlock, BlockHistory, DecisionFilter, LimitsChanged, NewAudit, NewToken, News,
@@ -308,19 +308,13 @@ impl StateStore for PostgresState {
     async fn sweep_decisions(&self, now: Timestamp, keep: Duration) -> Result<u64> {
         // Nothing can have ended before the calendar begins.
         let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
-        let mut swept = 0;
-        loop {
-            let piece = self
-                .write(|tx| async move {
-                    let piece = decisions::sweep(&tx, before).await?;
-                    Ok((tx, piece))
-                })
-                .await?;
-            swept += piece;
-            if piece < decisions::SWEEP_ROWS {
-                return Ok(swept);
-            }
-        }
+        let piece = || {
+            self.write(|tx| async move {
+                let piece = decisions::sweep(&tx, before).await?;
+                Ok((tx, piece))
+            })
+        };
+        in_pieces(decisions::SWEEP_ROWS, piece).await
     }
 
     async fn limits(&self, now: Timestamp) -> Result<(Revision, Policy)> {
@@ -626,19 +620,13 @@ async fn bytes(tx: &Tx) -> Work<i64> {
 impl AgingState for PostgresState {
     async fn sweep_audit(&self, now: Timestamp, keep: Duration) -> Result<u64> {
         let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
-        let mut swept = 0;
-        loop {
-            let piece = self
-                .write(|tx| async move {
-                    let piece = subjects::sweep_audit(&tx, before).await?;
-                    Ok((tx, piece))
-                })
-                .await?;
-            swept += piece;
-            if piece < subjects::SWEEP_LINES {
-                return Ok(swept);
-            }
-        }
+        let piece = || {
+            self.write(|tx| async move {
+                let piece = subjects::sweep_audit(&tx, before).await?;
+                Ok((tx, piece))
+            })
+        };
+        in_pieces(subjects::SWEEP_LINES, piece).await
     }
 
     async fn subject(

@@ -6,10 +6,11 @@
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::suspects::{columns, suspect_at};
+use super::suspects::suspect_at;
 use super::{bounded, decisions, timestamp};
 use crate::model::DecisionId;
 use crate::notify::{Backlog, EventKind, MAX_WAITING, Pending, Subscription};
+use crate::store::columns;
 use crate::store::postgres::connection::Tx;
 use crate::store::postgres::failure::{Failure, Work};
 use crate::store::view::clamped;
@@ -106,7 +107,7 @@ pub(super) async fn pending(tx: &Tx, hook: &str, most: usize) -> Work<Vec<Pendin
          FROM outbox AS o JOIN suspects AS s ON s.id = o.suspect \
          LEFT JOIN decisions AS d ON d.id = o.decision \
          WHERE o.hook = $1 ORDER BY o.id LIMIT $2",
-        columns("s.")
+        columns::suspect("s.")
     );
     let rows = tx.query(&sql, &[&hook, &bounded(most)]).await?;
     rows.iter().map(one).collect()

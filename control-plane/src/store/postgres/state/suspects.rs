@@ -16,6 +16,7 @@ use crate::detect::{Flag, Severity};
 use crate::model::Actor;
 use crate::notify::EventKind;
 use crate::privacy::Veil;
+use crate::store::columns::{self, SELECT_SUSPECT as SELECT};
 use crate::store::postgres::conditions::Conditions;
 use crate::store::postgres::connection::Tx;
 use crate::store::postgres::failure::{Failure, Work};
@@ -107,7 +108,7 @@ async fn known(
          JOIN unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS n (target, form, key) \
          ON s.target = n.target AND s.form = n.form AND s.key = n.key \
          WHERE s.status = 'open' OR s.quiet_until > $4 ORDER BY s.id DESC",
-        columns("s.")
+        columns::suspect("s.")
     );
     let mut known: HashMap<Whom, Vec<Suspect>> = HashMap::new();
     for row in tx.query(&sql, &[&targets, &forms, &keys, &now.as_microsecond()]).await? {
@@ -437,16 +438,6 @@ fn pass_done(row: &Row) -> Work<PassDone> {
         requests: count(3)?,
         flagged: count(4)?,
     })
-}
-
-const SELECT: &str = "SELECT id, target, status, severity, score, first_seen, last_seen, \
-     country, city, asn, reasons, flags, decision, closed_at, closed_by, form, key FROM suspects";
-
-/// The columns of [`SELECT`], each with `prefix`.
-pub(super) fn columns(prefix: &str) -> String {
-    let list = SELECT.trim_start_matches("SELECT ").trim_end_matches(" FROM suspects");
-    let named: Vec<String> = list.split(", ").map(|name| format!("{prefix}{name}")).collect();
-    named.join(", ")
 }
 
 /// A row of [`SELECT`].

@@ -29,7 +29,7 @@ use crate::limits::{Change, Policy};
 use crate::model::{AuditEntry, Decision, NewDecision, Revision, Token};
 use crate::notify::{Backlog, Pending, Subscription};
 use crate::privacy::Kept;
-use crate::store::aging::{AgingState, ErasedState, Step, SubjectState};
+use crate::store::aging::{AgingState, ErasedState, Step, SubjectState, in_pieces};
 use crate::store::view::time_of_us;
 use crate::store::{
     Added, AutomaticBlock, BlockHistory, DecisionFilter, LimitsChanged, NewAudit, NewToken,
@@ -245,15 +245,8 @@ impl StateStore for SqliteState {
     async fn sweep_decisions(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64> {
         // Nothing can have ended before the calendar begins.
         let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
-        let mut swept = 0;
-        loop {
-            // In pieces, so that a decision that is made meanwhile waits for one piece only.
-            let piece = self.write(move |tx| decisions::sweep(tx, before)).await?;
-            swept += piece;
-            if piece < decisions::SWEEP_ROWS {
-                break;
-            }
-        }
+        let piece = || self.write(move |tx| decisions::sweep(tx, before));
+        let swept = in_pieces(decisions::SWEEP_ROWS, piece).await?;
         if swept > 0 {
             self.write(decisions::sweep_texts).await?;
             self.tidy(usize::try_from(swept).unwrap_or(usize::MAX)).await;
@@ -434,14 +427,8 @@ impl StateStore for SqliteState {
 impl AgingState for SqliteState {
     async fn sweep_audit(&self, now: Timestamp, keep: std::time::Duration) -> Result<u64> {
         let Ok(before) = now.checked_sub(keep) else { return Ok(0) };
-        let mut swept = 0;
-        loop {
-            let piece = self.write(move |tx| subjects::sweep_audit(tx, before)).await?;
-            swept += piece;
-            if piece < subjects::SWEEP_LINES {
-                return Ok(swept);
-            }
-        }
+        let piece = || self.write(move |tx| subjects::sweep_audit(tx, before));
+        in_pieces(subjects::SWEEP_LINES, piece).await
     }
 
     async fn subject(

@@ -10,6 +10,7 @@ use super::suspects::suspect_at;
 use super::{limit, timestamp};
 use crate::model::DecisionId;
 use crate::notify::{Backlog, EventKind, MAX_WAITING, Pending, Subscription};
+use crate::store::columns;
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::view::clamped;
 use crate::suspects::Suspect;
@@ -97,7 +98,7 @@ pub(super) fn pending(tx: &Transaction<'_>, hook: &str, most: usize) -> Work<Vec
          FROM outbox AS o JOIN suspects AS s ON s.id = o.suspect \
          LEFT JOIN decisions AS d ON d.id = o.decision \
          WHERE o.hook = ?1 ORDER BY o.id LIMIT ?2",
-        super::suspects::columns("s.")
+        columns::suspect("s.")
     );
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query(params![hook, limit(most)])?;

@@ -14,6 +14,7 @@ use crate::detect::{Flag, Severity};
 use crate::model::{Actor, DecisionId};
 use crate::notify::EventKind;
 use crate::privacy::Veil;
+use crate::store::columns::SELECT_SUSPECT as SELECT;
 use crate::store::key;
 use crate::store::sqlite::conditions::Conditions;
 use crate::store::sqlite::database::{Failure, Work};
@@ -355,16 +356,6 @@ fn pass_done(row: &Row<'_>) -> Work<PassDone> {
         requests: count(3)?,
         flagged: count(4)?,
     })
-}
-
-const SELECT: &str = "SELECT id, target, status, severity, score, first_seen, last_seen, \
-     country, city, asn, reasons, flags, decision, closed_at, closed_by, form, key FROM suspects";
-
-/// The columns of [`SELECT`], each with `prefix`.
-pub(super) fn columns(prefix: &str) -> String {
-    let list = SELECT.trim_start_matches("SELECT ").trim_end_matches(" FROM suspects");
-    let named: Vec<String> = list.split(", ").map(|name| format!("{prefix}{name}")).collect();
-    named.join(", ")
 }
 
 /// A row of [`SELECT`].
