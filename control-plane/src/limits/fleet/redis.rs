@@ -38,7 +38,6 @@ use tokio::time::Instant;
 
 use super::url::{FleetUrl, Kind};
 use super::{CounterError, FleetCounter};
-
 use crate::hex::short;
 
 /// How long connecting, or an answer, may take.

@@ -76,16 +76,9 @@ impl FleetUrl {
             }
         }
         let default = if matches!(kind, Kind::Sentinel(_)) { SENTINEL_PORT } else { PORT };
-        // The library leaves out the port that HTTP has by default.
-        let port = |url: &Url| match url.port() {
-            Some(port) => port,
-            None if has_port_80(url, rest) => 80,
-            None => default,
-        };
-        let mut nodes = vec![Node::Tcp(host(&url)?, port(&url))];
-        for node in &further {
-            let node = Url::parse(&format!("http://{node}")).ok()?;
-            nodes.push(Node::Tcp(host(&node)?, node.port().unwrap_or(default)));
+        let mut nodes = vec![node(&url, rest, default)?];
+        for text in &further {
+            nodes.push(node(&Url::parse(&format!("http://{text}")).ok()?, text, default)?);
         }
         let is_alone = kind == Kind::Single && nodes.len() > 1;
         if is_alone || nodes.len() > MAX_NODES || url.fragment().is_some() {
@@ -159,14 +152,16 @@ impl FleetUrl {
     }
 }
 
-fn host(url: &Url) -> Option<String> {
-    Some(url.host_str()?.trim_matches(['[', ']']).to_owned())
-}
-
-/// Whether somebody wrote `:80`.
-fn has_port_80(url: &Url, rest: &str) -> bool {
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    url.port_or_known_default() == Some(80) && authority.ends_with(":80")
+/// The node of a URL that was written as `text`.
+fn node(url: &Url, text: &str, default: u16) -> Option<Node> {
+    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    let port = match url.port() {
+        Some(port) => port,
+        // The library leaves out the port that HTTP has by default.
+        None if text.split(['/', '?']).next()?.ends_with(":80") => 80,
+        None => default,
+    };
+    Some(Node::Tcp(host, port))
 }
 
 impl fmt::Display for FleetUrl {
@@ -229,9 +224,10 @@ mod tests {
     fn sockets_clusters_and_sentinels_have_urls_too() {
         let socket = FleetUrl::parse("redis+unix:///run/redis.sock").unwrap();
         assert_eq!(socket.addresses(), [ConnectionAddr::Unix("/run/redis.sock".into())]);
-        let cluster = FleetUrl::parse("redis://a:1?cluster=true&node=b:2&node=c").unwrap();
+        let cluster =
+            FleetUrl::parse("redis://a:1?cluster=true&node=b:2&node=c&node=d:80").unwrap();
         let tcp = |host: &str, port| ConnectionAddr::Tcp(host.to_owned(), port);
-        assert_eq!(cluster.addresses(), [tcp("a", 1), tcp("b", 2), tcp("c", 6379)]);
+        assert_eq!(cluster.addresses(), [tcp("a", 1), tcp("b", 2), tcp("c", 6379), tcp("d", 80)]);
         assert_eq!(
             (cluster.kind.clone(), cluster.to_string()),
             (Kind::Cluster, "redis://a:1?cluster=true".to_owned())
