@@ -133,15 +133,13 @@ async fn pass_over(directory: &Path) {
             (0..BATCH_RECORDS).map(|n| Texts::new(number * BATCH_RECORDS + n)).collect();
         // Few make many requests, many make few.
         let records = texts.iter().map(|text| text.record(skewed(text.n))).collect();
-        let incoming = IncomingBatch {
-            batch: Batch { header: header(number + 1), records },
-            received_at: Timestamp::UNIX_EPOCH,
-            store_query: false,
-            places: Vec::new(),
-        };
-        log.append(&[incoming]).await.expect("it is stored");
+        store(&log, number + 1, records).await;
     }
     told("store: append with rollups", start.elapsed(), RECORDS);
+    // A site that makes so many goes on in the next hour before the pass begins.
+    let next = Texts::new(RECORDS);
+    let record = Record { time_us: start_us() + 3_600_000_000, ..next.record(0) };
+    store(&log, RECORDS / BATCH_RECORDS + 1, vec![record]).await;
     let settings = Settings::default();
     let least = settings.forest_requests.min(settings.hourly_requests + 1);
     for round in 0..3 {
@@ -184,6 +182,16 @@ async fn pass_over(directory: &Path) {
             peak_mib(),
         );
     }
+}
+
+async fn store(log: &SqliteLog, number: u64, records: Vec<Record<'_>>) {
+    let incoming = IncomingBatch {
+        batch: Batch { header: header(number), records },
+        received_at: Timestamp::UNIX_EPOCH,
+        store_query: false,
+        places: Vec::new(),
+    };
+    log.append(&[incoming]).await.expect("it is stored");
 }
 
 /// The parts of a record that differ from one to the next.

@@ -53,6 +53,58 @@ pub struct Seen<'a> {
     pub bytes_out: u64,
 }
 
+/// What one request adds to a rollup: without its texts, so small that hundreds of thousands of
+/// them can wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visit {
+    /// Start, Unix microseconds.
+    pub time_us: i64,
+    bytes: u64,
+    weight: u32,
+    depth: u16,
+    /// Hashes of path and user agent.
+    path: u16,
+    agent: u16,
+    /// Place in [`METHODS`], or behind it.
+    method: u8,
+    outcome: Outcome,
+    is_static: bool,
+    is_sensitive: bool,
+}
+
+/// As far as rollups tell answers apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Fine,
+    ClientError,
+    ServerError,
+}
+
+impl Visit {
+    /// What is kept of a request.
+    #[must_use]
+    pub fn of(seen: &Seen<'_>, is_sensitive: bool) -> Self {
+        let depth = seen.path.iter().filter(|&&byte| byte == b'/').count();
+        let method = METHODS.iter().position(|method| *method == seen.method);
+        Self {
+            time_us: seen.time_us,
+            bytes: seen.bytes_out,
+            weight: seen.weight.max(1),
+            depth: u16::try_from(depth).unwrap_or(u16::MAX),
+            path: (hash(seen.path) % PATH_BITS) as u16,
+            agent: (hash(seen.user_agent) % AGENT_BITS) as u16,
+            method: method.unwrap_or(METHODS.len()) as u8,
+            outcome: match seen.status {
+                400..=499 => Outcome::ClientError,
+                500.. => Outcome::ServerError,
+                _ => Outcome::Fine,
+            },
+            is_static: STATIC.iter().any(|ending| ends_with(seen.path, ending)),
+            is_sensitive,
+        }
+    }
+}
+
 /// What an address did in an hour.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rollup {
@@ -92,12 +144,19 @@ pub struct Rollup {
 /// Whether a path is one of `prefixes` or lies below it.
 #[must_use]
 pub fn is_sensitive(prefixes: &[String], path: &[u8]) -> bool {
-    prefixes.iter().any(|prefix| {
+    sensitive_prefix(prefixes, path).is_some()
+}
+
+/// The first of `prefixes` that a path is or lies below.
+#[must_use]
+pub fn sensitive_prefix<'p>(prefixes: &'p [String], path: &[u8]) -> Option<&'p str> {
+    let is_below = |prefix: &&str| {
         let prefix = prefix.as_bytes();
         path.len() >= prefix.len()
             && path.iter().zip(prefix).all(|(a, b)| a.eq_ignore_ascii_case(b))
             && path.get(prefix.len()).is_none_or(|&next| matches!(next, b'/' | b'?' | b'.' | b';'))
-    })
+    };
+    prefixes.iter().map(String::as_str).find(is_below)
 }
 
 /// One after the other by address: a stay is from the first request to the last.
@@ -144,36 +203,43 @@ pub fn target_of_key(key: &[u8]) -> Option<IpNet> {
 impl Rollup {
     /// Takes one more request.
     pub fn add(&mut self, seen: &Seen<'_>, sensitive: bool) {
-        let weight = u64::from(seen.weight.max(1));
-        self.follow(seen.time_us, seen.time_us);
-        self.requests = self.requests.saturating_add(weight);
+        self.take(&Visit::of(seen, sensitive));
         if sensitive {
-            self.sensitive = self.sensitive.saturating_add(weight);
-            if self.sensitive_path.is_empty() {
-                self.sensitive_path = seen.path[..seen.path.len().min(SENSITIVE_BYTES)].to_vec();
-            }
+            self.name_sensitive(seen.path);
         }
-        match seen.status {
-            400..=499 => self.client_errors = self.client_errors.saturating_add(weight),
-            500.. => self.server_errors = self.server_errors.saturating_add(weight),
-            _ => {}
-        }
-        if STATIC.iter().any(|ending| ends_with(seen.path, ending)) {
-            self.statics = self.statics.saturating_add(weight);
-        }
-        self.bytes = self.bytes.saturating_add(seen.bytes_out);
-        let depth = seen.path.iter().filter(|&&byte| byte == b'/').count() as u64;
-        self.depth = self.depth.saturating_add(depth.saturating_mul(weight));
-        let piece = seen.time_us.rem_euclid(HOUR_US) / (HOUR_US / PIECES as i64);
+    }
+
+    /// Takes one more request; of a sensitive path the path itself is told by
+    /// [`Rollup::name_sensitive`].
+    pub fn take(&mut self, visit: &Visit) {
+        let weight = u64::from(visit.weight);
+        let count = |sum: &mut u64, holds: bool| {
+            *sum = sum.saturating_add(if holds { weight } else { 0 });
+        };
+        self.follow(visit.time_us, visit.time_us);
+        count(&mut self.requests, true);
+        count(&mut self.sensitive, visit.is_sensitive);
+        count(&mut self.client_errors, visit.outcome == Outcome::ClientError);
+        count(&mut self.server_errors, visit.outcome == Outcome::ServerError);
+        count(&mut self.statics, visit.is_static);
+        self.bytes = self.bytes.saturating_add(visit.bytes);
+        self.depth = self.depth.saturating_add(u64::from(visit.depth).saturating_mul(weight));
+        let piece = visit.time_us.rem_euclid(HOUR_US) / (HOUR_US / PIECES as i64);
         if let Some(piece) =
             usize::try_from(piece).ok().and_then(|piece| self.pieces.get_mut(piece))
         {
-            *piece = piece.saturating_add(seen.weight.max(1));
+            *piece = piece.saturating_add(visit.weight);
         }
-        let method = METHODS.iter().position(|method| *method == seen.method);
-        self.methods |= 1 << method.unwrap_or(METHODS.len());
-        self.paths.set(hash(seen.path));
-        self.agents.set(hash(seen.user_agent));
+        self.methods |= 1 << visit.method;
+        self.paths.set(visit.path.into());
+        self.agents.set(visit.agent.into());
+    }
+
+    /// Notes a sensitive path that was asked for; the first stays.
+    pub fn name_sensitive(&mut self, path: &[u8]) {
+        if self.sensitive_path.is_empty() {
+            self.sensitive_path = path.iter().copied().take(SENSITIVE_BYTES).collect();
+        }
     }
 
     /// Takes what another rollup of the same address and hour holds.
@@ -187,9 +253,7 @@ impl Rollup {
         self.follow(other.first_us, other.last_us);
         self.requests = self.requests.saturating_add(other.requests);
         self.sensitive = self.sensitive.saturating_add(other.sensitive);
-        if self.sensitive_path.is_empty() {
-            self.sensitive_path.clone_from(&other.sensitive_path);
-        }
+        self.name_sensitive(&other.sensitive_path);
         self.client_errors = self.client_errors.saturating_add(other.client_errors);
         self.server_errors = self.server_errors.saturating_add(other.server_errors);
         self.statics = self.statics.saturating_add(other.statics);
@@ -360,10 +424,13 @@ impl<const N: usize> Bits<N> {
         // At most 51 of 512 bits.
         out.push(u8::try_from(count).unwrap_or(u8::MAX - 1));
         let mut last = 0;
-        for bit in 0..Self::ALL {
-            if self.0.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1) {
+        for (at, &word) in (0u64..).zip(&self.0) {
+            let mut left = word;
+            while left != 0 {
+                let bit = at * 64 + u64::from(left.trailing_zeros());
                 put_varint(out, bit - last);
                 last = bit;
+                left &= left - 1;
             }
         }
     }
@@ -476,6 +543,32 @@ mod tests {
             prop_assert!((merged.gap_squares - whole.gap_squares).abs() < 1e-6);
             merged.gap_squares = whole.gap_squares;
             prop_assert_eq!(merged, whole);
+        }
+
+        #[test]
+        fn requests_that_waited_count_as_they_would_have_at_once(count in 0u64..400) {
+            let mut waited = Rollup::default();
+            let path = |n: u64| format!("/admin/{n}");
+            let mut direct = Rollup::default();
+            for n in 0..count {
+                let (time_us, _, status) = seen(n);
+                let path = path(n);
+                let seen = Seen {
+                    time_us,
+                    weight: (n % 3) as u32,
+                    method: METHODS.get((n % 11) as usize).copied().unwrap_or(b"BREW"),
+                    path: path.as_bytes(),
+                    user_agent: b"curl/8",
+                    status,
+                    bytes_out: n,
+                };
+                direct.add(&seen, n > 5);
+                waited.take(&Visit::of(&seen, n > 5));
+            }
+            if count > 6 {
+                waited.name_sensitive(b"/admin/6");
+            }
+            prop_assert_eq!(waited, direct);
         }
 
         #[test]

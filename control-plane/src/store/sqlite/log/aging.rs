@@ -278,6 +278,7 @@ pub(super) fn hide_rollups(
     let mut delete = tx.prepare_cached(
         "DELETE FROM rollups WHERE hour = ?1 AND form = 0 AND key = 0 AND address = ?2",
     )?;
+    let mut table = super::rollups::Table::new(tx)?;
     let more = rows.len() == most;
     let mut last = until;
     for (hour, address, state) in &rows {
@@ -285,13 +286,8 @@ pub(super) fn hide_rollups(
             .ok_or_else(|| Failure::damaged("a rollup's address can't be read"))?;
         let kept = how.hide(target.addr());
         let (key, length) = key_of(kept.ip);
-        super::rollups::merge(
-            tx,
-            *hour,
-            kept.veil,
-            key.get(..length).unwrap_or_default(),
-            decode_state(state)?,
-        )?;
+        let address_then = key.get(..length).unwrap_or_default();
+        table.merge(*hour, kept.veil, address_then, decode_state(state)?)?;
         delete.execute(params![hour, address])?;
         last = *hour;
     }

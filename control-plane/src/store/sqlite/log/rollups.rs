@@ -8,40 +8,69 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
+use indexmap::IndexSet;
 use ipnet::IpNet;
 use ipwarden::record::Verdict;
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{CachedStatement, OptionalExtension as _, Transaction, params};
 
 use super::hour_of;
 use super::prepared::{Prepared, Row};
 use crate::geo::Country;
 use crate::privacy::{Kept, Veil};
 use crate::store::aging::{CountryHour, SubjectHour};
-use crate::store::rollup::{Rollup, Seen, is_sensitive, key_of, put_place, target_of_key};
+use crate::store::rollup::{
+    Rollup, SENSITIVE_BYTES, Seen, Visit, key_of, put_place, sensitive_prefix, target_of_key,
+};
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::text::display_bytes;
 use crate::store::view::clamped;
 use crate::store::{HourRollups, IdentityHour, IdentitySeen, PastHour};
 
-/// Addresses and hours in memory; then they are merged into the table.
-const PENDING: usize = 128 * 1024;
-/// Records in memory; a start after a crash reads so many at most.
-const PENDING_RECORDS: i64 = 1_000_000;
+/// Requests in memory, 64 bytes each; then they are merged into the table. A start after a crash
+/// reads so many records at most.
+const PENDING: usize = 512 * 1024;
+/// Requests in memory that are merged when an hour ends, so that the pass over it need not.
+const TURN: usize = 16 * 1024;
+/// Different sensitive paths that are kept by name in memory; of more their prefix is named.
+const SENSITIVE_PATHS: usize = 1_024;
 /// Hours of single addresses that are kept at most, where no retention is shorter: the eight
 /// weeks that the pass compares with, and one more.
 const KEPT_HOURS: i64 = 9 * 7 * 24;
 /// Hours of everybody together that are kept.
 const KEPT_SITE_HOURS: i64 = 400 * 24;
 
-/// Hour, form and key of the address, its bytes and how many they are.
-type Key = (i64, Veil, [u8; 8], usize);
+/// One request that is not in the table yet.
+#[derive(Debug)]
+struct Waiting {
+    hour: i64,
+    veil: Veil,
+    /// Key of the address, and how many of its bytes count.
+    address: [u8; 8],
+    length: u8,
+    /// Place of its path among those that are sensitive.
+    sensitive: Option<u16>,
+    visit: Visit,
+}
+
+impl Waiting {
+    /// Whose rollup of which hour it belongs to: the order of the table.
+    fn place(&self) -> (i64, Veil, [u8; 8], u8) {
+        (self.hour, self.veil, self.address, self.length)
+    }
+}
 
 /// What is not in the table yet.
+///
+/// A list and no map: to add to it costs nothing that grows with the number of addresses, and
+/// what belongs together is brought together once, when all of it goes into the table.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    by_address: HashMap<Key, Rollup>,
+    visits: Vec<Waiting>,
+    sensitive_paths: IndexSet<Box<[u8]>>,
+    /// Latest hour of any request so far, and whether it was another one before.
+    newest: Option<i64>,
+    has_turned: bool,
     /// First record that is not in the table, and first that is in neither. Unknown until the
     /// table was looked at.
     range: Option<(i64, i64)>,
@@ -85,7 +114,7 @@ impl Pending {
                 self.add(ip, veil, &seen, sensitive);
             }
             self.range = Some((done, row.get::<_, i64>(0)? + 1));
-            if self.by_address.len() >= PENDING {
+            if self.visits.len() >= PENDING {
                 self.flush(tx)?;
             }
         }
@@ -108,17 +137,36 @@ impl Pending {
 
     fn add(&mut self, ip: Option<IpAddr>, veil: Veil, seen: &Seen<'_>, sensitive: &[String]) {
         let Some(ip) = ip else { return };
-        let (key, length) = key_of(ip);
-        let rollup = self.by_address.entry((hour_of(seen.time_us), veil, key, length)).or_default();
-        rollup.add(seen, is_sensitive(sensitive, seen.path));
+        let (address, length) = key_of(ip);
+        let hour = hour_of(seen.time_us);
+        let prefix = sensitive_prefix(sensitive, seen.path);
+        self.has_turned |= self.newest.is_some_and(|newest| newest < hour);
+        self.newest = self.newest.max(Some(hour));
+        let sensitive = prefix.and_then(|prefix| self.sensitive_path(seen.path, prefix));
+        let visit = Visit::of(seen, prefix.is_some());
+        self.visits.push(Waiting { hour, veil, address, length: length as u8, sensitive, visit });
+    }
+
+    /// The place of a sensitive path among those in memory.
+    fn sensitive_path(&mut self, path: &[u8], prefix: &str) -> Option<u16> {
+        let path = path.get(..SENSITIVE_BYTES).unwrap_or(path);
+        let has_room = self.sensitive_paths.len() < SENSITIVE_PATHS;
+        let known = self.sensitive_paths.get_index_of(path);
+        let place = known.unwrap_or_else(|| {
+            // The prefixes are ours, and few.
+            let name = if has_room { path } else { prefix.as_bytes() };
+            self.sensitive_paths.insert_full(name.into()).0
+        });
+        u16::try_from(place).ok()
     }
 
     /// Notes that all records below `next` were taken, and moves them into the table when they
-    /// are many.
+    /// are many, or an hour has ended.
     pub(super) fn taken(&mut self, tx: &Transaction<'_>, next: i64) -> Work<()> {
-        if let Some((first, end)) = &mut self.range {
+        if let Some((_, end)) = &mut self.range {
             *end = next;
-            if self.by_address.len() >= PENDING || next - *first >= PENDING_RECORDS {
+            let has_ended = std::mem::take(&mut self.has_turned) && self.visits.len() >= TURN;
+            if has_ended || self.visits.len() >= PENDING {
                 self.flush(tx)?;
             }
         }
@@ -131,18 +179,31 @@ impl Pending {
         if first == end {
             return Ok(());
         }
-        let mut pending: Vec<(Key, Rollup)> = self.by_address.drain().collect();
-        // In the order of the table: neighbours share pages.
-        pending.sort_unstable_by_key(|(key, _)| *key);
+        // In the order of the table, where neighbours share pages, and of time.
+        self.visits.sort_unstable_by_key(|waiting| (waiting.place(), waiting.visit.time_us));
         let mut site: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
         let mut first_hour = i64::MAX;
-        for ((hour, veil, key, length), more) in pending {
-            let address = key.get(..length).unwrap_or_default();
+        let mut table = Table::new(tx)?;
+        for of_one in self.visits.chunk_by(|a, b| a.place() == b.place()) {
+            let Some(&Waiting { hour, veil, address, length, .. }) = of_one.first() else {
+                continue;
+            };
+            let mut more = Rollup::default();
+            for waiting in of_one {
+                more.take(&waiting.visit);
+                let path = waiting.sensitive.map(usize::from);
+                if let Some(path) = path.and_then(|place| self.sensitive_paths.get_index(place)) {
+                    more.name_sensitive(path);
+                }
+            }
+            let address = address.get(..length.into()).unwrap_or_default();
             first_hour = first_hour.min(hour);
             let (addresses, requests) = site.entry(hour).or_default();
             *requests = requests.saturating_add(clamped(more.requests));
-            *addresses += i64::from(merge(tx, hour, veil, address, more)?);
+            *addresses += i64::from(table.merge(hour, veil, address, more)?);
         }
+        self.visits.clear();
+        self.sensitive_paths.clear();
         // What comes late is hidden late, but it is.
         tx.prepare_cached("UPDATE meta SET rollups_hidden = min(rollups_hidden, ?1)")?
             .execute([first_hour])?;
@@ -161,44 +222,61 @@ impl Pending {
     }
 }
 
-/// Adds to what is kept of an address's hour; says whether it is the first.
-pub(super) fn merge(
-    tx: &Transaction<'_>,
-    hour: i64,
-    veil: Veil,
-    address: &[u8],
-    more: Rollup,
-) -> Work<bool> {
-    let (form, key) = (veil.form as u8, veil.key_number());
-    let kept: Option<Vec<u8>> = tx
-        .prepare_cached(
-            "SELECT state FROM rollups WHERE hour = ?1 AND form = ?2 AND key = ?3 AND address = ?4",
-        )?
-        .query_row(params![hour, form, key, address], |row| row.get(0))
-        .optional()?;
-    let is_first = kept.is_none();
-    let rollup = match kept {
-        None => more,
-        Some(bytes) => {
-            let mut rollup = decode(&bytes)?;
-            rollup.merge(&more);
-            rollup
-        }
-    };
-    tx.prepare_cached(
-        "INSERT OR REPLACE INTO rollups (hour, form, key, address, requests, sensitive, state) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?
-    .execute(params![
-        hour,
-        form,
-        key,
-        address,
-        clamped(rollup.requests),
-        clamped(rollup.sensitive),
-        rollup.encode(),
-    ])?;
-    Ok(is_first)
+/// The table of rollups, with what is asked of it for each of many.
+pub(super) struct Table<'t> {
+    find: CachedStatement<'t>,
+    insert: CachedStatement<'t>,
+    update: CachedStatement<'t>,
+}
+
+impl<'t> Table<'t> {
+    pub(super) fn new(tx: &'t Transaction<'_>) -> Work<Self> {
+        Ok(Self {
+            find: tx.prepare_cached(
+                "SELECT state FROM rollups \
+                 WHERE hour = ?1 AND form = ?2 AND key = ?3 AND address = ?4",
+            )?,
+            insert: tx.prepare_cached(
+                "INSERT INTO rollups (hour, form, key, address, requests, sensitive, state) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?,
+            update: tx.prepare_cached(
+                "UPDATE rollups SET requests = ?5, sensitive = ?6, state = ?7 \
+                 WHERE hour = ?1 AND form = ?2 AND key = ?3 AND address = ?4",
+            )?,
+        })
+    }
+
+    /// Adds to what is kept of an address's hour; says whether it is the first.
+    pub(super) fn merge(
+        &mut self,
+        hour: i64,
+        veil: Veil,
+        address: &[u8],
+        more: Rollup,
+    ) -> Work<bool> {
+        let (form, key) = (veil.form as u8, veil.key_number());
+        let kept = {
+            let mut rows = self.find.query(params![hour, form, key, address])?;
+            match rows.next()? {
+                None => None,
+                Some(row) => {
+                    Some(decode(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?)
+                }
+            }
+        };
+        let is_first = kept.is_none();
+        let (write, rollup) = match kept {
+            None => (&mut self.insert, more),
+            Some(mut rollup) => {
+                rollup.merge(&more);
+                (&mut self.update, rollup)
+            }
+        };
+        let counts = (clamped(rollup.requests), clamped(rollup.sensitive));
+        write.execute(params![hour, form, key, address, counts.0, counts.1, rollup.encode()])?;
+        Ok(is_first)
+    }
 }
 
 /// Requests by hour and country, and how many of them were refused.
