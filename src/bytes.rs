@@ -104,7 +104,16 @@ impl<'a> Reader<'a> {
     /// [`Malformed`] at the end or when the number does not fit.
     #[inline]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
-        let value = self.varint128()?;
+        // Most numbers are of few bytes, and arithmetic of 128 bits is slow.
+        let mut value: u64 = 0;
+        for (at, &byte) in self.rest.iter().enumerate().take(9) {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte & 0x80 == 0 {
+                self.rest = self.rest.get(at + 1..).unwrap_or_default();
+                return Ok(value);
+            }
+        }
+        let value = self.long_varint128()?;
         u64::try_from(value).map_err(|_| Malformed)
     }
 
@@ -124,21 +133,32 @@ impl<'a> Reader<'a> {
     /// [`Malformed`] at the end or when the number does not fit.
     #[inline]
     pub fn varint128(&mut self) -> Result<u128, Malformed> {
-        let mut value: u128 = 0;
-        let mut shift = 0u32;
-        loop {
-            let byte = self.u8()?;
-            let bits = u128::from(byte & 0x7f);
-            let shifted = bits.checked_shl(shift).ok_or(Malformed)?;
-            if shifted >> shift != bits {
-                return Err(Malformed);
+        let before = *self;
+        match self.varint() {
+            Ok(value) => Ok(value.into()),
+            Err(Malformed) => {
+                *self = before;
+                self.long_varint128()
             }
-            value |= shifted;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-            shift += 7;
         }
+    }
+
+    /// Any number, in three parts of at most 63 bits: only they are put together in 128.
+    fn long_varint128(&mut self) -> Result<u128, Malformed> {
+        let mut value: u128 = 0;
+        for shift in [0, 63, 126] {
+            let mut part: u64 = 0;
+            for at in 0..9 {
+                let byte = self.u8()?;
+                part |= u64::from(byte & 0x7f) << (7 * at);
+                if byte & 0x80 == 0 {
+                    let fits = shift < 126 || part <= 3;
+                    return fits.then_some(value | u128::from(part) << shift).ok_or(Malformed);
+                }
+            }
+            value |= u128::from(part) << shift;
+        }
+        Err(Malformed)
     }
 
     /// Bytes with a varint length before them, at most `max` of them.
@@ -157,8 +177,12 @@ impl<'a> Reader<'a> {
 
 /// Appends a LEB128 number.
 #[inline]
-pub fn put_varint(out: &mut Vec<u8>, value: u64) {
-    put_varint128(out, u128::from(value));
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 /// Appends a LEB128 number of up to 128 bits.
@@ -252,6 +276,15 @@ mod tests {
                 prop_assert_eq!(reader.varint(), Ok(narrow));
                 prop_assert!(reader.is_empty());
                 prop_assert_eq!(unzigzag(zigzag(signed)), signed);
+            }
+
+            #[test]
+            fn numbers_of_every_length_are_read_alike_by_both(wide: u128, bits in 0u32..128) {
+                let mut out = Vec::new();
+                let number = wide >> bits;
+                put_varint128(&mut out, number);
+                prop_assert_eq!(Reader::new(&out).varint128(), Ok(number));
+                prop_assert_eq!(Reader::new(&out).varint(), u64::try_from(number).map_err(|_| Malformed));
             }
         }
     }

@@ -125,6 +125,13 @@ impl Totals {
     pub fn requests(&self) -> u64 {
         self.verdicts.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
+
+    /// Adds others to these.
+    pub fn add(&mut self, more: &Self) {
+        for (sum, more) in self.verdicts.iter_mut().zip(more.verdicts) {
+            *sum = sum.saturating_add(more);
+        }
+    }
 }
 
 /// One row of a top list.

@@ -11,11 +11,12 @@ import { browse, login, serving, until, world } from "./lib.mjs";
 const root = resolve(import.meta.dirname, "../../..");
 const out = resolve(import.meta.dirname, "../screenshots");
 const target = process.env.CARGO_TARGET_DIR ?? join(root, "target");
+const profile = process.env.PROFILE ?? "debug";
 const records = process.env.RECORDS ?? "250000";
 const only = process.argv.slice(2);
 
 const data = mkdtempSync(join(tmpdir(), "screenshots-"));
-const seeded = spawnSync(join(target, "debug/examples/seed_demo"), [data, records, "5", "--suspects"], {
+const seeded = spawnSync(join(target, profile, "examples/seed_demo"), [data, records, "5", "--suspects"], {
   stdio: ["ignore", "ignore", "inherit"],
 });
 if (seeded.status !== 0) throw new Error("the records could not be made");
@@ -117,7 +118,7 @@ const states = {
 };
 
 try {
-  await serving("debug", data, pictures);
+  await serving(profile, data, pictures);
   console.log(`pictures are in ${out}`);
 } finally {
   rmSync(data, { recursive: true, force: true });

@@ -3,13 +3,18 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, InterruptHandle, Transaction};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::database::{Database, Failure, Work};
 use crate::store::StoreError;
 
 /// Reads at the same time; a further caller waits.
 const CONNECTIONS: usize = 8;
+
+/// Connections that are never lent to help a read: others may come.
+const KEPT_FREE: usize = 3;
+/// Threads that work on one read.
+const THREADS: usize = 4;
 
 /// Connections are opened when first needed and kept.
 #[derive(Debug)]
@@ -53,6 +58,26 @@ impl Readers {
         .map_err(|_| stopped())?
     }
 
+    /// As [`Self::read`], for much work that can be split: others may help.
+    pub(super) async fn read_with_help<T: Send + 'static>(
+        self: &Arc<Self>,
+        job: impl FnOnce(&Transaction<'_>, &Helpers) -> Work<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(self);
+        self.read(move |tx| {
+            let most = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS) - 1;
+            let mut permits = Vec::new();
+            while permits.len() < most && readers.permits.available_permits() > KEPT_FREE {
+                match Arc::clone(&readers.permits).try_acquire_owned() {
+                    Ok(permit) => permits.push(permit),
+                    Err(_) => break,
+                }
+            }
+            job(tx, &Helpers(Some((readers, permits))))
+        })
+        .await
+    }
+
     fn on_connection<T>(
         &self,
         running: &Mutex<Option<InterruptHandle>>,
@@ -69,6 +94,46 @@ impl Readers {
         *locked(running) = None;
         locked(&self.idle).push(connection);
         outcome
+    }
+}
+
+/// Threads that help a read, each with a connection of its own.
+pub(super) struct Helpers(Option<(Arc<Readers>, Vec<OwnedSemaphorePermit>)>);
+
+impl Helpers {
+    /// Nobody helps.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Does `mine` here and meanwhile `theirs` by each helper. What helpers read is of a moment
+    /// of their own.
+    pub(super) fn beside<M, T: Send>(
+        &self,
+        mine: impl FnOnce() -> M,
+        theirs: impl Fn(&Transaction<'_>) -> Work<T> + Sync,
+    ) -> (M, Vec<Work<T>>) {
+        let Some((readers, permits)) = &self.0 else { return (mine(), Vec::new()) };
+        let theirs = &theirs;
+        std::thread::scope(|scope| {
+            let helpers: Vec<_> = permits
+                .iter()
+                .map(|_| {
+                    let begun = std::thread::Builder::new().name("ipwarden-read".to_owned());
+                    begun.spawn_scoped(scope, move || {
+                        readers.on_connection(&Mutex::default(), theirs)
+                    })
+                })
+                .collect();
+            let mine = mine();
+            let ended = |helper: std::thread::ScopedJoinHandle<'_, Work<T>>| {
+                helper.join().unwrap_or_else(|_| {
+                    Err(StoreError::Internal("a helper panicked".to_owned()).into())
+                })
+            };
+            // Without a thread there is no help.
+            (mine, helpers.into_iter().flatten().map(ended).collect())
+        })
     }
 }
 

@@ -63,6 +63,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/log/004_columns.sql")),
         M::up(include_str!("../../../../migrations/log/005_privacy.sql")),
         M::up(include_str!("../../../../migrations/log/006_pseudonyms.sql")),
+        M::up(include_str!("../../../../migrations/log/007_summaries.sql")),
     ],
     cache_kib: 64 * 1024,
     checkpoint_pages: 4_000,
@@ -218,7 +219,7 @@ impl LogStore for SqliteLog {
         let query = query.clone();
         // Questions of dashboards never take all connections.
         let _turn = self.questions.acquire().await;
-        self.readers.read(move |tx| columns::answer(tx, &query)).await
+        self.readers.read_with_help(move |tx, helpers| columns::answer(tx, &query, helpers)).await
     }
 
     async fn tidy(&self) -> Result<bool> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::store::contract::Fixture;
 use crate::store::contract::log::{header, incoming, log_contract, record};
-use crate::store::stats::Dimension;
+use crate::store::stats::{Dimension, slot_of, slot_start};
 use ipwarden::record::Record;
 use rusqlite::Connection;
 
@@ -41,7 +41,7 @@ mod small_segments {
         }
 
         async fn open(&self) -> SqliteLog {
-            SqliteLog { segment_rows: 4, ..self.0.open().await }
+            SqliteLog { segment_rows: 2, ..self.0.open().await }
         }
     }
 
@@ -84,6 +84,74 @@ async fn a_segment_is_dropped_with_what_it_counted_when_a_record_changes() {
         while log.tidy().await.unwrap() {}
         assert_eq!(segments().0, 3);
     }
+}
+
+/// Both ends of a span of slots, everything counted by address and network, with what was before.
+fn unconditional(first: i64, span: i64) -> StatsQuery {
+    let base = slot_of(record().time_us.cast_signed());
+    StatsQuery {
+        filter: RecordQuery {
+            since: Some(slot_start(base + first)),
+            until: Some(slot_start(base + first + span)),
+            ..RecordQuery::default()
+        },
+        step_slots: 3,
+        compare: true,
+        tops: [Dimension::Address, Dimension::Network, Dimension::Path, Dimension::Verdict]
+            .map(|dimension| (dimension, 9))
+            .to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn summaries_answer_as_the_records_do_and_go_with_a_record_that_changes() {
+    const RECORDS: u64 = 85;
+    let paths: Vec<String> = (0..RECORDS).map(|n| format!("/{}", n % 7)).collect();
+    let records: Vec<Record<'_>> = (0u8..)
+        .zip(&paths)
+        .map(|(n, path)| Record {
+            // One in a slot, now and then one out of turn.
+            time_us: record().time_us + 10_000_000 * u64::from(n ^ u8::from(n % 9 == 4)),
+            ip: Some([192, 0, n % 3, n % 11].into()),
+            path: path.as_bytes(),
+            ..record()
+        })
+        .collect();
+    let (fixture, other) = (Files::fresh().await, Files::fresh().await);
+    let log = SqliteLog { segment_rows: 2, ..fixture.open().await };
+    let bare = other.open().await;
+    for log in [&log, &bare] {
+        log.append(&[incoming(header(1, 1), records.clone())]).await.unwrap();
+    }
+    while log.tidy().await.unwrap() {}
+    let count = |what: &str| -> i64 {
+        let file = Connection::open(fixture.path()).unwrap();
+        file.query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get(0)).unwrap()
+    };
+    let levels = || [1, 2].map(|level| count(&format!("summaries WHERE level = {level}")));
+    let check = async || {
+        for first in [-5, 0, 3, 16, 31, 40] {
+            for span in [1, 8, 29, 50, 90] {
+                let query = unconditional(first, span);
+                let found = log.stats(&query).await.unwrap();
+                assert_eq!(found, bare.stats(&query).await.unwrap(), "{first} {span}");
+            }
+        }
+    };
+    assert_eq!((count("segments"), levels()), (42, [10, 2]));
+    assert_eq!(count("summary_pieces"), 12 * 16);
+    check().await;
+    for path in [fixture.path(), other.path()] {
+        let file = Connection::open(path).unwrap();
+        file.execute_batch("UPDATE records SET ip = x'01020304' WHERE id = 20").unwrap();
+        file.execute_batch("DELETE FROM records WHERE id = 21").unwrap();
+    }
+    assert_eq!((count("segments"), levels()), (40, [9, 1]), "nothing of what changed is left");
+    assert_eq!(count("summary_pieces"), 10 * 16);
+    check().await;
+    while log.tidy().await.unwrap() {}
+    assert_eq!(levels(), [10, 2]);
+    check().await;
 }
 
 #[tokio::test]

@@ -161,7 +161,8 @@ async fn a_log_from_before_places_is_taken_and_its_records_have_none() {
     drop(log);
     place.edit(
         "DROP TRIGGER records_updated; DROP TRIGGER records_deleted; DROP TABLE segments; \
-         DROP TABLE segment_pieces; ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
+         DROP TABLE segment_pieces; DROP TABLE summaries; DROP TABLE summary_pieces; \
+         ALTER TABLE records DROP COLUMN country; ALTER TABLE records DROP COLUMN city; \
          ALTER TABLE records DROP COLUMN asn; DROP TABLE rollups; DROP TABLE site_hours; \
          DROP TABLE identity_hours; ALTER TABLE meta DROP COLUMN rolled_up; \
          ALTER TABLE records DROP COLUMN form; ALTER TABLE records DROP COLUMN key; \

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
 use ipwarden::record::Verdict;
-use rusqlite::{Transaction, params};
+use rusqlite::Transaction;
 
 use super::build::{gaps, of_records};
 use super::filter::{Test, tests};
@@ -14,54 +15,136 @@ use super::segment::{
     CODES, COLUMNS, Cell, Codes, Column, Entry, ROWS, SERIES, Segment, V4, decode_entries,
     decode_series,
 };
-use super::tally::Tally;
-use crate::store::sqlite::database::{Failure, Work};
+use super::summary::{self, Node};
+use super::tally::{Counted, Tally};
+use crate::store::sqlite::database::Work;
+use crate::store::sqlite::readers::Helpers;
 use crate::store::stats::{
     Dimension, MAX_BUCKETS, MAX_TOP, Stats, StatsQuery, Top, TopRow, Totals, VERDICTS,
 };
 
-/// Answers a question. Without both ends of its span, or for an empty one, nothing is counted.
-pub(in super::super) fn answer(tx: &Transaction<'_>, query: &StatsQuery) -> Work<Stats> {
+/// Fewer nodes than this are counted by one thread.
+const FEW_NODES: usize = 8;
+
+/// Answers a question, with the help of others where there is much to count. Without both ends
+/// of its span, or for an empty one, nothing is counted.
+pub(in super::super) fn answer(
+    tx: &Transaction<'_>,
+    query: &StatsQuery,
+    helpers: &Helpers,
+) -> Work<Stats> {
     let (first, end) = query.slots().unwrap_or((0, 0));
-    let span = end - first;
-    let step = if query.step_slots > 0 {
-        query.step_slots.max(span.div_euclid(MAX_BUCKETS) + 1)
-    } else {
-        0
+    let conditions = if first < end { tests(tx, &query.filter)? } else { None };
+    let count = match conditions {
+        None => Count::new(query, (first, end), Vec::new()),
+        Some(conditions) => count(tx, query, (first, end), &conditions, helpers)?,
     };
-    let mut now = Sums::new(first, end, step, query);
-    let mut before = query.compare.then(|| Sums::new(first - span, first, step, query));
-    if span > 0
-        && let Some(mut conditions) = tests(tx, &query.filter)?
-    {
-        let begin = before.as_ref().map_or(first, |before| before.first);
-        for_each_segment(tx, (begin, end), &mut |source| {
-            now.take(tx, source, &mut conditions)?;
-            match &mut before {
-                Some(before) => before.take(tx, source, &mut conditions),
-                None => Ok(()),
-            }
-        })?;
-    }
-    let tops = now
-        .tallies
-        .iter()
-        .enumerate()
+    let Count { now, before, .. } = count;
+    let total = now.total;
+    let total_before = before.as_ref().map(|before| before.total);
+    let (series, tallies) = now.end();
+    let (series_before, tallies_before) = before.map(Sums::end).unwrap_or_default();
+    let mut past = tallies_before.into_iter();
+    let tops = tallies
+        .into_iter()
         .zip(&query.tops)
-        .map(|((at, (dimension, tally)), (_, most))| {
-            let past = before.as_ref().and_then(|before| before.tallies.get(at));
-            top(tx, *dimension, tally, past.map(|(_, tally)| tally), *most)
-        })
+        .map(|(counted, (dimension, most))| top(tx, *dimension, &counted, past.next(), *most))
         .collect::<Work<_>>()?;
     Ok(Stats {
         first_slot: first,
         end_slot: end,
-        total: now.total,
-        before: before.as_ref().map(|before| before.total),
-        series: now.series,
-        series_before: before.map(|before| before.series).unwrap_or_default(),
+        total,
+        before: total_before,
+        series,
+        series_before,
         tops,
     })
+}
+
+/// Counts everything that meets some conditions.
+fn count(
+    tx: &Transaction<'_>,
+    query: &StatsQuery,
+    span: (i64, i64),
+    conditions: &[(Column, Test)],
+    helpers: &Helpers,
+) -> Work<Count> {
+    let mut mine = Count::new(query, span, conditions.to_vec());
+    let spans: Vec<(i64, i64)> =
+        mine.before.iter().chain([&mine.now]).map(|sums| (sums.first, sums.end)).collect();
+    // Without a condition the counts of summaries say everything.
+    let level = if conditions.is_empty() { summary::LEVELS } else { 0 };
+    let nodes = nodes_of(tx, &spans, level)?;
+    // Nodes never change, so it does not matter that others read at another moment: what they
+    // find is the same, or they find that it is gone.
+    let next = AtomicUsize::new(0);
+    let take_nodes = |tx: &Transaction<'_>, count: &mut Count| -> Work<()> {
+        while let Some(&node) = nodes.get(next.fetch_add(1, Ordering::Relaxed)) {
+            count.take(tx, &mut Source::Stored { tx, node })?;
+        }
+        Ok(())
+    };
+    let mut by_me = || {
+        let outcome = take_nodes(tx, &mut mine).and_then(|()| take_gaps(tx, &mut mine));
+        if outcome.is_err() {
+            next.store(nodes.len(), Ordering::Relaxed);
+        }
+        outcome
+    };
+    if nodes.len() < FEW_NODES {
+        by_me()?;
+        return Ok(mine);
+    }
+    let (outcome, others) = helpers.beside(&mut by_me, |tx| {
+        let mut count = Count::new(query, span, conditions.to_vec());
+        take_nodes(tx, &mut count).map(|()| count)
+    });
+    outcome?;
+    if others.iter().any(Result::is_err) {
+        // It changed under their hands: once more, alone.
+        return self::count(tx, query, span, conditions, &Helpers::none());
+    }
+    others.into_iter().flatten().for_each(|other| mine.absorb(other));
+    Ok(mine)
+}
+
+/// What one thread counts: a span and, where that was asked for, the one before it.
+struct Count {
+    now: Sums,
+    before: Option<Sums>,
+    conditions: Vec<(Column, Test)>,
+}
+
+impl Count {
+    fn new(query: &StatsQuery, (first, end): (i64, i64), conditions: Vec<(Column, Test)>) -> Self {
+        let span = end - first;
+        let step = if query.step_slots > 0 {
+            query.step_slots.max(span.div_euclid(MAX_BUCKETS) + 1)
+        } else {
+            0
+        };
+        Self {
+            now: Sums::new(first, end, step, query),
+            before: query.compare.then(|| Sums::new(first - span, first, step, query)),
+            conditions,
+        }
+    }
+
+    fn take(&mut self, tx: &Transaction<'_>, source: &mut Source<'_>) -> Work<()> {
+        self.now.take(tx, source, &mut self.conditions)?;
+        match &mut self.before {
+            Some(before) => before.take(tx, source, &mut self.conditions),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what another thread counted of the same question.
+    fn absorb(&mut self, other: Self) {
+        self.now.absorb(other.now);
+        if let (Some(before), Some(other)) = (&mut self.before, other.before) {
+            before.absorb(other);
+        }
+    }
 }
 
 /// Where the columns of a segment come from.
@@ -69,21 +152,21 @@ enum Source<'s> {
     /// Made of records just now.
     Memory(&'s Segment),
     /// Pieces on the disk.
-    Stored { tx: &'s Transaction<'s>, id: i64, rows: usize, slots: (i64, i64) },
+    Stored { tx: &'s Transaction<'s>, node: Node },
 }
 
 impl Source<'_> {
     fn slots(&self) -> (i64, i64) {
         match self {
             Self::Memory(segment) => (segment.first_slot, segment.last_slot),
-            Self::Stored { slots, .. } => *slots,
+            Self::Stored { node, .. } => node.slots,
         }
     }
 
     fn rows(&self) -> usize {
         match self {
             Self::Memory(segment) => segment.rows,
-            Self::Stored { rows, .. } => *rows,
+            Self::Stored { node, .. } => node.rows(),
         }
     }
 
@@ -94,8 +177,8 @@ impl Source<'_> {
                 .get(column as usize)
                 .map(|(entries, _)| entries)
                 .map_or(Cow::Owned(Vec::new()), |entries| Cow::Borrowed(entries.as_slice()))),
-            Self::Stored { tx, id, .. } => {
-                read(tx, *id, column as u8, decode_entries).map(Cow::Owned)
+            Self::Stored { tx, node } => {
+                node.read(tx, column as u8, decode_entries).map(Cow::Owned)
             }
         }
     }
@@ -106,8 +189,8 @@ impl Source<'_> {
                 .columns
                 .get(column as usize)
                 .map_or(Cow::Owned(Codes::One), |(_, codes)| Cow::Borrowed(codes))),
-            Self::Stored { tx, id, .. } => {
-                read(tx, *id, CODES + column as u8, Codes::decode).map(Cow::Owned)
+            Self::Stored { tx, node } => {
+                node.read(tx, CODES + column as u8, Codes::decode).map(Cow::Owned)
             }
         }
     }
@@ -115,49 +198,39 @@ impl Source<'_> {
     fn series(&mut self) -> Work<Cow<'_, [Cell]>> {
         match self {
             Self::Memory(segment) => Ok(Cow::Borrowed(&segment.series)),
-            Self::Stored { tx, id, .. } => read(tx, *id, SERIES, decode_series).map(Cow::Owned),
+            Self::Stored { tx, node } => node.read(tx, SERIES, decode_series).map(Cow::Owned),
         }
     }
 }
 
-fn read<T>(
-    tx: &Transaction<'_>,
-    segment: i64,
-    number: u8,
-    decode: impl FnOnce(&[u8]) -> Result<T, ipwarden::bytes::Malformed>,
-) -> Work<T> {
-    let mut pieces = tx.prepare_cached("SELECT data FROM segment_pieces WHERE id = ?1")?;
-    let mut rows = pieces.query([segment * 32 + i64::from(number)])?;
-    let row = rows.next()?.ok_or_else(|| Failure::damaged("a segment lacks a piece"))?;
-    let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-    decode(bytes).map_err(|_| Failure::damaged("a piece of a segment can't be read"))
+/// What holds records of the spans, each record once: summaries up to a level where they lie in
+/// one span as a whole, and the segments of the rest.
+fn nodes_of(tx: &Transaction<'_>, spans: &[(i64, i64)], level: i64) -> Work<Vec<Node>> {
+    let mut out: Vec<Node> = Vec::new();
+    for level in (0..=level).rev() {
+        let above = out.len();
+        for node in summary::nodes(tx, level)? {
+            let overlaps = |&(first, end): &(i64, i64)| node.slots.1 >= first && node.slots.0 < end;
+            let holds = |&(first, end): &(i64, i64)| node.slots.0 >= first && node.slots.1 < end;
+            let covers = |of: &Node| of.ids.0 <= node.ids.0 && node.ids.1 <= of.ids.1;
+            let is_covered = out.iter().take(above).any(covers);
+            let is_whole = level == 0 || spans.iter().any(holds);
+            if !is_covered && is_whole && spans.iter().any(overlaps) {
+                out.push(node);
+            }
+        }
+    }
+    Ok(out)
 }
 
-fn for_each_segment(
-    tx: &Transaction<'_>,
-    (first, end): (i64, i64),
-    take: &mut dyn FnMut(&mut Source<'_>) -> Work<()>,
-) -> Work<()> {
-    let mut statement = tx.prepare_cached(
-        "SELECT id, last_id - first_id + 1, first_slot, last_slot FROM segments \
-         WHERE last_slot >= ?1 AND first_slot < ?2",
-    )?;
-    let mut rows = statement.query(params![first, end])?;
-    while let Some(row) = rows.next()? {
-        let mut source = Source::Stored {
-            id: row.get(0)?,
-            rows: row.get::<_, i64>(1)?.unsigned_abs() as usize,
-            slots: (row.get(2)?, row.get(3)?),
-            tx,
-        };
-        take(&mut source)?;
-    }
+/// Counts the records that have no segment.
+fn take_gaps(tx: &Transaction<'_>, count: &mut Count) -> Work<()> {
     for (begin, last) in gaps(tx)? {
         let mut at = begin;
         while at <= last {
             let piece_end = last.min(at + ROWS as i64 - 1);
             let segment = of_records(tx, (at, piece_end))?;
-            take(&mut Source::Memory(&segment))?;
+            count.take(tx, &mut Source::Memory(&segment))?;
             at = piece_end + 1;
         }
     }
@@ -199,7 +272,7 @@ impl Sums {
         if last_slot < self.first || first_slot >= self.end || source.rows() == 0 {
             return Ok(());
         }
-        let mut mask: Option<Vec<bool>> = None;
+        let mut chosen: Option<Vec<u32>> = None;
         if first_slot < self.first || last_slot >= self.end {
             let inside = self.first.cast_unsigned().into()..self.end.cast_unsigned().into();
             let meets: Vec<bool> = source
@@ -207,24 +280,23 @@ impl Sums {
                 .iter()
                 .map(|entry| inside.contains(&entry.value))
                 .collect();
-            if !narrow(&mut mask, source, Column::Slot, &meets)? {
+            if !narrow(&mut chosen, source, Column::Slot, &meets)? {
                 return Ok(());
             }
         }
         for (column, test) in conditions {
-            let values: Vec<u128> =
-                source.entries(*column)?.iter().map(|entry| entry.value).collect();
-            let meets = values
-                .into_iter()
-                .map(|value| test.meets(tx, value))
+            let meets = source
+                .entries(*column)?
+                .iter()
+                .map(|entry| test.meets(tx, entry.value))
                 .collect::<Work<Vec<bool>>>()?;
-            if !narrow(&mut mask, source, *column, &meets)? {
+            if !narrow(&mut chosen, source, *column, &meets)? {
                 return Ok(());
             }
         }
-        match mask {
+        match chosen {
             None => self.take_all(source),
-            Some(mask) => self.take_some(source, &mask),
+            Some(chosen) => self.take_some(source, &chosen),
         }
     }
 
@@ -234,29 +306,22 @@ impl Sums {
             self.put(cell.slot, cell.verdict, cell.requests);
         }
         for column in self.columns() {
-            let entries = source.entries(column)?;
-            for (dimension, tally) in self.tallies_of(column) {
-                for entry in entries.iter() {
-                    add(*dimension, tally, entry.value, entry.requests, entry.refused);
-                }
-            }
+            let entries = source.entries(column)?.into_owned();
+            self.add(column, entries);
         }
         Ok(())
     }
 
     /// Some records of a segment.
-    fn take_some(&mut self, source: &mut Source<'_>, mask: &[bool]) -> Work<()> {
-        let chosen: Vec<usize> =
-            mask.iter().enumerate().filter(|(_, chosen)| **chosen).map(|(at, _)| at).collect();
-        let weights = per_record(source, Column::Weight, &chosen)?;
-        let verdicts = per_record(source, Column::Verdict, &chosen)?;
-        let slots = per_record(source, Column::Slot, &chosen)?;
+    fn take_some(&mut self, source: &mut Source<'_>, chosen: &[u32]) -> Work<()> {
+        let weights = per_record(source, Column::Weight, chosen)?;
+        let verdicts = per_record(source, Column::Verdict, chosen)?;
+        let slots = per_record(source, Column::Slot, chosen)?;
         let records: Vec<(u64, bool)> = weights
             .iter()
             .zip(&verdicts)
             .map(|(&weight, &verdict)| {
                 let verdict = u8::try_from(verdict).ok().and_then(Verdict::from_code);
-                let weight = u64::try_from(weight).unwrap_or(u64::MAX);
                 (weight, verdict.is_some_and(Verdict::is_refusal))
             })
             .collect();
@@ -265,24 +330,47 @@ impl Sums {
             self.put(slot, usize::try_from(verdict).unwrap_or(VERDICTS), *weight);
         }
         for column in self.columns() {
-            let entries = source.entries(column)?.into_owned();
-            let mut sums = vec![(0u64, 0u64); entries.len()];
-            let codes = source.codes(column)?;
-            for (&at, (weight, refused)) in chosen.iter().zip(&records) {
-                if let Some((all, bad)) = sums.get_mut(codes.get(at)) {
-                    *all = all.saturating_add(*weight);
-                    *bad = bad.saturating_add(if *refused { *weight } else { 0 });
+            let mut entries = source.entries(column)?.into_owned();
+            entries.iter_mut().for_each(|entry| (entry.requests, entry.refused) = (0, 0));
+            source.codes(column)?.each(chosen, |place, code| {
+                if let (Some(entry), Some((weight, is_refused))) =
+                    (entries.get_mut(code), records.get(place))
+                {
+                    entry.requests = entry.requests.saturating_add(*weight);
+                    entry.refused =
+                        entry.refused.saturating_add(if *is_refused { *weight } else { 0 });
                 }
-            }
-            for (dimension, tally) in self.tallies_of(column) {
-                for (entry, (requests, refused)) in entries.iter().zip(&sums) {
-                    if *requests > 0 {
-                        add(*dimension, tally, entry.value, *requests, *refused);
-                    }
-                }
-            }
+            });
+            entries.retain(|entry| entry.requests > 0);
+            self.add(column, entries);
         }
         Ok(())
+    }
+
+    /// Adds what was counted of a column to all that count it.
+    fn add(&mut self, column: Column, entries: Vec<Entry>) {
+        let mut tallies: Vec<_> = self.tallies_of(column).collect();
+        let last = tallies.pop();
+        for (dimension, tally) in tallies {
+            tally.add(run(*dimension, entries.clone()));
+        }
+        if let Some((dimension, tally)) = last {
+            tally.add(run(*dimension, entries));
+        }
+    }
+
+    /// Takes what another thread counted of the same span.
+    fn absorb(&mut self, other: Self) {
+        self.total.add(&other.total);
+        self.series.iter_mut().zip(&other.series).for_each(|(sum, more)| sum.add(more));
+        for ((_, tally), (_, more)) in self.tallies.iter_mut().zip(other.tallies) {
+            tally.absorb(more);
+        }
+    }
+
+    /// Its series and what was counted, in the order of the dimensions.
+    fn end(self) -> (Vec<Totals>, Vec<Counted>) {
+        (self.series, self.tallies.into_iter().map(|(_, tally)| tally.end()).collect())
     }
 
     /// The columns that top lists count, each once: addresses and networks share one.
@@ -318,15 +406,19 @@ impl Sums {
 }
 
 /// The value of a column in each of some records.
-fn per_record(source: &mut Source<'_>, column: Column, records: &[usize]) -> Work<Vec<u128>> {
-    let values: Vec<u128> = source.entries(column)?.iter().map(|entry| entry.value).collect();
-    let codes = source.codes(column)?;
-    Ok(records.iter().map(|&at| values.get(codes.get(at)).copied().unwrap_or_default()).collect())
+fn per_record(source: &mut Source<'_>, column: Column, records: &[u32]) -> Work<Vec<u64>> {
+    let narrow = |entry: &Entry| u64::try_from(entry.value).unwrap_or(u64::MAX);
+    let values: Vec<u64> = source.entries(column)?.iter().map(narrow).collect();
+    let mut out = Vec::with_capacity(records.len());
+    source.codes(column)?.each(records, |_, code| {
+        out.push(values.get(code).copied().unwrap_or_default());
+    });
+    Ok(out)
 }
 
 /// Keeps the records whose value meets a condition; `false` when none is left.
 fn narrow(
-    mask: &mut Option<Vec<bool>>,
+    chosen: &mut Option<Vec<u32>>,
     source: &mut Source<'_>,
     column: Column,
     meets: &[bool],
@@ -339,12 +431,21 @@ fn narrow(
     }
     let rows = source.rows();
     let codes = source.codes(column)?;
-    let met = |at: usize| meets.get(codes.get(at)).copied().unwrap_or_default();
-    match mask {
-        None => *mask = Some((0..rows).map(met).collect()),
-        Some(mask) => mask.iter_mut().enumerate().for_each(|(at, chosen)| *chosen &= met(at)),
-    }
-    Ok(mask.as_ref().is_some_and(|mask| mask.contains(&true)))
+    let left = match chosen.take() {
+        None => codes.chosen(rows, meets),
+        Some(before) => {
+            let mut left = Vec::with_capacity(before.len());
+            codes.each(&before, |place, code| {
+                if meets.get(code).copied().unwrap_or_default() {
+                    left.extend(before.get(place));
+                }
+            });
+            left
+        }
+    };
+    let is_any = !left.is_empty();
+    *chosen = Some(left);
+    Ok(is_any)
 }
 
 const fn column_of(dimension: Dimension) -> Column {
@@ -364,8 +465,30 @@ const fn column_of(dimension: Dimension) -> Column {
     }
 }
 
-fn add(dimension: Dimension, tally: &mut Tally, value: u128, requests: u64, refused: u64) {
-    let value = match dimension {
+/// What a dictionary says of a dimension, sorted by value.
+fn run(dimension: Dimension, mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.retain_mut(|entry| {
+        let value = counted_as(dimension, entry.value);
+        entry.value = value.unwrap_or_default();
+        entry.requests > 0 && value.is_some()
+    });
+    // Networks are in the order of their addresses, but for IPv6 around where IPv4 is mapped to.
+    if !entries.is_sorted_by_key(|entry| entry.value) {
+        entries.sort_unstable_by_key(|entry| entry.value);
+    }
+    entries.dedup_by(|next, kept| {
+        let is_same = next.value == kept.value;
+        if is_same {
+            *kept = kept.and(next);
+        }
+        is_same
+    });
+    entries
+}
+
+/// What a value counts for; `None` for nothing.
+fn counted_as(dimension: Dimension, value: u128) -> Option<u128> {
+    match dimension {
         // 0 is no address, no rule, no autonomous system: nobody to name.
         Dimension::Address
         | Dimension::Network
@@ -375,25 +498,24 @@ fn add(dimension: Dimension, tally: &mut Tally, value: u128, requests: u64, refu
         | Dimension::Asn
             if value == 0 =>
         {
-            return;
+            None
         }
         // /24 of what is mapped, /48 of the rest.
-        Dimension::Network if value >> 32 == V4 >> 32 => value >> 8 << 8,
-        Dimension::Network => value >> 80 << 80,
-        Dimension::PseudonymNetwork => pseudonym::network(value),
-        _ => value,
-    };
-    tally.add(value, requests, refused);
+        Dimension::Network if value >> 32 == V4 >> 32 => Some(value >> 8 << 8),
+        Dimension::Network => Some(value >> 80 << 80),
+        Dimension::PseudonymNetwork => Some(pseudonym::network(value)),
+        _ => Some(value),
+    }
 }
 
 fn top(
     tx: &Transaction<'_>,
     dimension: Dimension,
-    tally: &Tally,
-    past: Option<&Tally>,
+    counted: &Counted,
+    past: Option<Counted>,
     most: usize,
 ) -> Work<Top> {
-    let rows = tally
+    let rows = counted
         .top(most.min(MAX_TOP))
         .into_iter()
         .map(|entry| {
@@ -401,11 +523,11 @@ fn top(
                 key: key(tx, dimension, entry.value)?,
                 requests: entry.requests,
                 refused: entry.refused,
-                before: past.map(|past| past.requests(entry.value)),
+                before: past.as_ref().map(|past| past.requests(entry.value)),
             })
         })
         .collect::<Work<_>>()?;
-    Ok(Top { rows, distinct: tally.distinct(), approximate: tally.is_approximate() })
+    Ok(Top { rows, distinct: counted.distinct(), approximate: counted.is_approximate() })
 }
 
 /// A value as it is shown.

@@ -24,7 +24,7 @@ pub(in super::super) struct Built {
 
 /// Makes the segment of the first records that have none; `None` when there is nothing to do.
 /// The newest records wait until they fill one.
-pub(in super::super) fn build_next(tx: &Transaction<'_>, most: usize) -> Work<Option<Built>> {
+pub(super) fn build_next(tx: &Transaction<'_>, most: usize) -> Work<Option<Built>> {
     let next: i64 = tx.query_row("SELECT next_record FROM meta", [], |row| row.get(0))?;
     let most = most.min(ROWS) as i64;
     let Some((first, last)) = gaps(tx)?.first().copied() else { return Ok(None) };
@@ -39,7 +39,7 @@ pub(in super::super) fn build_next(tx: &Transaction<'_>, most: usize) -> Work<Op
 }
 
 /// Stores a segment, unless its records changed since it was made.
-pub(in super::super) fn write(tx: &Transaction<'_>, built: &Built) -> Work<()> {
+pub(super) fn write(tx: &Transaction<'_>, built: &Built) -> Work<()> {
     let Built { ids: (first, last), records, segment } = built;
     let taken: Option<i64> = tx
         .prepare_cached("SELECT id FROM segments WHERE first_id <= ?2 AND last_id >= ?1 LIMIT 1")?

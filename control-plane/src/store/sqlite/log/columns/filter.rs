@@ -20,7 +20,7 @@ use crate::store::sqlite::log::strings;
 const PREFIX_TEXTS: i64 = 50_000;
 
 /// What the values of a column must meet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Test {
     /// One of a few.
     Among(Vec<u128>),

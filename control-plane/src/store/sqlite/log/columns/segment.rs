@@ -70,6 +70,17 @@ pub(super) struct Entry {
     pub(super) refused: u64,
 }
 
+impl Entry {
+    /// Both together, of the same value.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        Self {
+            value: self.value,
+            requests: self.requests.saturating_add(other.requests),
+            refused: self.refused.saturating_add(other.refused),
+        }
+    }
+}
+
 /// The code of each record in a dictionary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Codes {
@@ -83,12 +94,44 @@ pub(super) enum Codes {
 
 impl Codes {
     /// The code of a record.
-    #[inline]
+    #[cfg(test)]
     pub(super) fn get(&self, row: usize) -> usize {
+        let mut found = 0;
+        self.each(&[row as u32], |_, code| found = code);
+        found
+    }
+
+    /// The place in `records` and the code of each of them.
+    #[inline]
+    pub(super) fn each(&self, records: &[u32], mut take: impl FnMut(usize, usize)) {
+        let at = |row: &u32| *row as usize;
         match self {
-            Self::One => 0,
-            Self::Bytes(codes) => codes.get(row).copied().unwrap_or_default().into(),
-            Self::Words(codes) => codes.get(row).copied().unwrap_or_default().into(),
+            Self::One => (0..records.len()).for_each(|place| take(place, 0)),
+            Self::Bytes(codes) => records.iter().enumerate().for_each(|(place, row)| {
+                take(place, codes.get(at(row)).copied().unwrap_or_default().into());
+            }),
+            Self::Words(codes) => records.iter().enumerate().for_each(|(place, row)| {
+                take(place, codes.get(at(row)).copied().unwrap_or_default().into());
+            }),
+        }
+    }
+
+    /// Of `rows` records those whose code meets a condition.
+    pub(super) fn chosen(&self, rows: usize, meets: &[bool]) -> Vec<u32> {
+        let met = |code: usize| meets.get(code).copied().unwrap_or_default();
+        let all = 0..u32::try_from(rows).unwrap_or(u32::MAX);
+        match self {
+            Self::One => all.filter(|_| met(0)).collect(),
+            Self::Bytes(codes) => all
+                .zip(codes)
+                .filter(|(_, code)| met((**code).into()))
+                .map(|(row, _)| row)
+                .collect(),
+            Self::Words(codes) => all
+                .zip(codes)
+                .filter(|(_, code)| met((**code).into()))
+                .map(|(row, _)| row)
+                .collect(),
         }
     }
 
@@ -225,7 +268,7 @@ fn column_of(
     (entries, codes)
 }
 
-fn encode_entries(entries: &[Entry]) -> Vec<u8> {
+pub(super) fn encode_entries(entries: &[Entry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * 6 + 4);
     put_varint(&mut out, entries.len() as u64);
     let mut last = 0;
@@ -238,11 +281,11 @@ fn encode_entries(entries: &[Entry]) -> Vec<u8> {
     out
 }
 
-/// The dictionary of a piece.
+/// The dictionary of a piece; an entry is at least three bytes.
 pub(super) fn decode_entries(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
     let mut reader = Reader::new(bytes);
     let count = usize::try_from(reader.varint()?).map_err(|_| Malformed)?;
-    if count > ROWS {
+    if count > bytes.len() / 3 {
         return Err(Malformed);
     }
     let mut out = Vec::with_capacity(count);
@@ -254,7 +297,7 @@ pub(super) fn decode_entries(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
     Ok(out)
 }
 
-fn encode_series(series: &[Cell]) -> Vec<u8> {
+pub(super) fn encode_series(series: &[Cell]) -> Vec<u8> {
     let mut out = Vec::with_capacity(series.len() * 4 + 4);
     put_varint(&mut out, series.len() as u64);
     let mut last = 0;
@@ -272,7 +315,7 @@ fn encode_series(series: &[Cell]) -> Vec<u8> {
 pub(super) fn decode_series(bytes: &[u8]) -> Result<Vec<Cell>, Malformed> {
     let mut reader = Reader::new(bytes);
     let count = usize::try_from(reader.varint()?).map_err(|_| Malformed)?;
-    if count > ROWS {
+    if count > bytes.len() / 3 {
         return Err(Malformed);
     }
     let mut out = Vec::with_capacity(count);
