@@ -135,6 +135,11 @@ impl Data {
         write_data(directory.path());
         let empty = wat::parse_str(native::EMPTY_MODULE).expect("a module");
         std::fs::write(directory.path().join("empty.wasm"), empty).expect("the module");
+        for (number, (_, module)) in native::crossings().into_iter().enumerate() {
+            let module = wat::parse_str(module).expect("a module");
+            let file = directory.path().join(format!("crossing-{number}.wasm"));
+            std::fs::write(file, module).expect("the module");
+        }
         Self { directory }
     }
 
@@ -254,6 +259,13 @@ impl Contestant {
     pub(crate) async fn empty(name: &str, data: &Data, cases: &[Case]) -> Self {
         let filter = native::empty_filter(&data.path("empty.wasm"));
         Self::native(name, 1, vec![filter], false, cases).await
+    }
+
+    /// One of [`native::crossings`].
+    pub(crate) async fn crossing(number: usize, name: &str, data: &Data) -> Self {
+        let filter = native::empty_filter(&data.path(&format!("crossing-{number}.wasm")));
+        let name = format!("wasm, {name}");
+        Self::native(&name, 1, vec![filter], false, &[Case::Admitted]).await
     }
 
     /// ipwarden with everything on, but for what the setup says.

@@ -41,6 +41,9 @@ struct Arguments {
     /// Measure ipwarden without one of its parts each, too.
     #[arg(long)]
     parts: bool,
+    /// Measure what each way between Envoy and the VM costs, too.
+    #[arg(long)]
+    crossings: bool,
     /// Measure another build of the module in the same rounds: NAME=FILE.
     #[arg(long = "module", value_parser = named_file)]
     modules: Vec<(String, PathBuf)>,
@@ -148,6 +151,11 @@ async fn start(arguments: &Arguments, data: &Data) -> Vec<Contestant> {
     for (name, module) in &arguments.modules {
         let setup = Setup { module: Some(module), ..Setup::default() };
         all.push(Contestant::ours(name, setup, data, &Case::ALL).await);
+    }
+    if arguments.crossings {
+        for (number, (name, _)) in native::crossings().iter().enumerate() {
+            all.push(Contestant::crossing(number, name, data).await);
+        }
     }
     if arguments.parts {
         for part in ["geo", "limits", "control_plane"] {

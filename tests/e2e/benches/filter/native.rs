@@ -143,3 +143,48 @@ pub(crate) fn empty_filter(module: &Path) -> Value {
         },
     })
 }
+
+/// Modules that do nothing but cross the border between Envoy and the VM, each in a way of its
+/// own: what each kind of crossing costs is the difference.
+pub(crate) fn crossings() -> Vec<(&'static str, String)> {
+    let time = "(drop (call $time (i32.const 16)))";
+    let address = "(drop (call $property (i32.const 64) (i32.const 14) (i32.const 32) (i32.const 36)))";
+    let code = "(drop (call $property (i32.const 80) (i32.const 13) (i32.const 32) (i32.const 36)))";
+    let pairs = "(drop (call $pairs (i32.const 0) (i32.const 32) (i32.const 36)))";
+    let create = "(func (export \"proxy_on_context_create\") (param i32 i32))
+        (func (export \"proxy_on_delete\") (param i32))";
+    let four = |headers: &str, log: &str, more: &str| {
+        format!(
+            "(func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32) {headers} i32.const 0)
+             (func (export \"proxy_on_response_headers\") (param i32 i32 i32) (result i32) i32.const 0)
+             (func (export \"proxy_on_log\") (param i32) {log})
+             (func (export \"proxy_on_done\") (param i32) (result i32) i32.const 1)
+             {more}"
+        )
+    };
+    let module = |callbacks: &str| {
+        format!(
+            "(module
+               (import \"env\" \"proxy_get_current_time_nanoseconds\" (func $time (param i32) (result i32)))
+               (import \"env\" \"proxy_get_property\" (func $property (param i32 i32 i32 i32) (result i32)))
+               (import \"env\" \"proxy_get_header_map_pairs\" (func $pairs (param i32 i32 i32) (result i32)))
+               (memory (export \"memory\") 2)
+               (data (i32.const 64) \"source\\00address\")
+               (data (i32.const 80) \"response\\00code\")
+               (func (export \"proxy_abi_version_0_2_1\"))
+               (func (export \"proxy_on_memory_allocate\") (param i32) (result i32) i32.const 1024)
+               (func (export \"proxy_on_vm_start\") (param i32 i32) (result i32) i32.const 1)
+               (func (export \"proxy_on_configure\") (param i32 i32) (result i32) i32.const 1)
+               {callbacks})"
+        )
+    };
+    vec![
+        ("no callback", module("")),
+        ("4 callbacks", module(&four("", "", ""))),
+        ("6 callbacks", module(&four("", "", create))),
+        ("4, 20 x time", module(&four(&time.repeat(20), "", ""))),
+        ("4, 10 x address", module(&four(&address.repeat(10), "", ""))),
+        ("4, 10 x code", module(&four("", &code.repeat(10), ""))),
+        ("4, 5 x headers", module(&four(&pairs.repeat(5), "", ""))),
+    ]
+}
