@@ -70,6 +70,8 @@ pub struct ClickHouseLog {
     instance: String,
     /// From the beginning of an insert to that of the next.
     pace: Duration,
+    /// Records that one statement rolls up.
+    roll_up_records: u64,
     /// Held while something is stored or changed.
     state: Mutex<State>,
     /// Held while a dashboard's question is answered.
@@ -97,6 +99,7 @@ impl ClickHouseLog {
             server: OnceCell::new(),
             instance: format!("{:016x}", u64::from_le_bytes(random)),
             pace: PACE,
+            roll_up_records: rollups::ROLL_UP_RECORDS,
             state: Mutex::default(),
             questions: Semaphore::new(QUESTIONS),
             parts_to_change: AtomicU64::new(0),

@@ -27,6 +27,11 @@ use crate::store::{HourRollups, IdentityHour, IdentitySeen, PastHour, Result, St
 
 /// Records are rolled up when they are so old, in seconds, or when somebody asks.
 const ROLL_UP_SECONDS: i64 = 600;
+/// Records that one statement rolls up, about: what it holds in the server's memory grows with
+/// them. A longer backlog takes several.
+pub(super) const ROLL_UP_RECORDS: u64 = 2_000_000;
+/// Batches that are looked at for that.
+const ROLL_UP_BATCHES: usize = 20_000;
 /// Requests of an address in an hour whose gaps are looked at: the first ones.
 const GAPS: usize = 2_000;
 
@@ -206,12 +211,36 @@ impl ClickHouseLog {
         let second = (state.latest / 1_000_000 - 1_577_836_800 - 2 * ROLL_UP_SECONDS).max(0);
         for (writer, (done, last)) in self.progress().await? {
             let last = if writer == me { last } else { last.min(second << SECOND_BITS) };
-            if last > done {
-                self.roll_up_to(state, writer, done, last).await?;
+            let mut done = done;
+            while done < last {
+                let upto = self.step(writer, done, last).await?;
+                self.roll_up_to(state, writer, done, upto).await?;
+                done = upto;
             }
         }
         state.rolled_up = Some(last);
         Ok(())
+    }
+
+    /// Up to where the next statement rolls up what lies between two numbers.
+    async fn step(&self, writer: u8, done: i64, last: i64) -> Result<i64> {
+        let answer = self
+            .http
+            .ask(&format!(
+                "SELECT last_id, stored FROM batches WHERE writer = {writer} AND last_id > {done} \
+                 AND last_id <= {last} ORDER BY last_id LIMIT {ROLL_UP_BATCHES}"
+            ))
+            .await?;
+        let batches = read(&answer, |row| Ok((row.i64()?, row.u64()?)))?;
+        let mut records = 0u64;
+        for (upto, stored) in &batches {
+            records = records.saturating_add(*stored);
+            if records >= self.roll_up_records {
+                return Ok(*upto);
+            }
+        }
+        let is_all = batches.len() < ROLL_UP_BATCHES;
+        Ok(batches.last().filter(|_| !is_all).map_or(last, |(upto, _)| *upto))
     }
 
     async fn roll_up_to(&self, state: &mut State, writer: u8, done: i64, last: i64) -> Result<()> {

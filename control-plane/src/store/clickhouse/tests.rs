@@ -158,6 +158,13 @@ macro_rules! on_server {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_long_backlog_is_rolled_up_in_pieces() {
+                if is_there() {
+                    super::a_backlog_in_pieces(Database::on($server()).await).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn batches_of_past_days_are_forgotten_and_what_was_counted_stays() {
                 if is_there() {
                     super::batches_are_forgotten(Database::on($server()).await).await;
@@ -230,6 +237,21 @@ async fn control_planes_share(database: Database) {
         let past = log.past_hours(vec![hour], vec![kept]).await.unwrap();
         assert_eq!((past[0].requests, past[0].by_target[0]), (8, 8));
     }
+}
+
+async fn a_backlog_in_pieces(database: Database) {
+    let log = ClickHouseLog { roll_up_records: 5, ..database.log() };
+    for number in 1..=7 {
+        log.append(&[incoming(header(1, number), vec![record(); 2])]).await.unwrap();
+    }
+    let hour = crate::store::clickhouse::hour_of(TIME_US);
+    assert_eq!(log.rollups(hour, 1).await.unwrap().requests, 14);
+    // Three batches, three more, and the last.
+    assert_eq!(log.number("SELECT uniqExact(upto) FROM hours WHERE kind = 2").await.unwrap(), 3);
+    log.append(&[incoming(header(1, 8), vec![record()])]).await.unwrap();
+    let found = log.rollups(hour, 1).await.unwrap();
+    assert_eq!((found.requests, found.rollups.len()), (15, 1));
+    assert_eq!(found.rollups[0].1.requests, 15);
 }
 
 async fn batches_are_forgotten(database: Database) {

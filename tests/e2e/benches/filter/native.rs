@@ -148,8 +148,10 @@ pub(crate) fn empty_filter(module: &Path) -> Value {
 /// own: what each kind of crossing costs is the difference.
 pub(crate) fn crossings() -> Vec<(&'static str, String)> {
     let time = "(drop (call $time (i32.const 16)))";
-    let address = "(drop (call $property (i32.const 64) (i32.const 14) (i32.const 32) (i32.const 36)))";
-    let code = "(drop (call $property (i32.const 80) (i32.const 13) (i32.const 32) (i32.const 36)))";
+    let address =
+        "(drop (call $property (i32.const 64) (i32.const 14) (i32.const 32) (i32.const 36)))";
+    let code =
+        "(drop (call $property (i32.const 80) (i32.const 13) (i32.const 32) (i32.const 36)))";
     let pairs = "(drop (call $pairs (i32.const 0) (i32.const 32) (i32.const 36)))";
     let create = "(func (export \"proxy_on_context_create\") (param i32 i32))
         (func (export \"proxy_on_delete\") (param i32))";
