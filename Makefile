@@ -45,8 +45,8 @@ bench-bodies: binary module ## measure a gigabyte down and up through the filter
 	@.ci/tools envoy
 	E2E_BIN=target/release/ipwarden cargo test -p ipwarden-e2e --test system -- --ignored --nocapture a_gigabyte
 
-test-stores: ## the contract of the stores alone, on every store
-	cargo test -p ipwarden-control-plane store::
+test-stores: ## the contracts of the stores on every store, and a table of them
+	@.ci/stores
 
 lint: ## format and lints, native and wasm
 	@.ci/tools lint
