@@ -104,17 +104,10 @@ impl<'a> Reader<'a> {
     /// [`Malformed`] at the end or when the number does not fit.
     #[inline]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
-        // Most numbers are of few bytes, and arithmetic of 128 bits is slow.
-        let mut value: u64 = 0;
-        for (at, &byte) in self.rest.iter().enumerate().take(9) {
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte & 0x80 == 0 {
-                self.rest = self.rest.get(at + 1..).unwrap_or_default();
-                return Ok(value);
-            }
+        match self.short_varint() {
+            Some(value) => Ok(value),
+            None => u64::try_from(self.long_varint()?).map_err(|_| Malformed),
         }
-        let value = self.long_varint128()?;
-        u64::try_from(value).map_err(|_| Malformed)
     }
 
     /// A LEB128 number that fits `u32`.
@@ -133,18 +126,29 @@ impl<'a> Reader<'a> {
     /// [`Malformed`] at the end or when the number does not fit.
     #[inline]
     pub fn varint128(&mut self) -> Result<u128, Malformed> {
-        let before = *self;
-        match self.varint() {
-            Ok(value) => Ok(value.into()),
-            Err(Malformed) => {
-                *self = before;
-                self.long_varint128()
-            }
+        match self.short_varint() {
+            Some(value) => Ok(value.into()),
+            None => self.long_varint(),
         }
     }
 
+    /// A number of at most nine bytes, as most are: arithmetic of 128 bits is slow. `None`, and
+    /// nothing is taken, for a longer one or when it does not end.
+    #[inline]
+    fn short_varint(&mut self) -> Option<u64> {
+        let mut value: u64 = 0;
+        for (at, &byte) in self.rest.iter().enumerate().take(9) {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte & 0x80 == 0 {
+                self.rest = self.rest.get(at + 1..).unwrap_or_default();
+                return Some(value);
+            }
+        }
+        None
+    }
+
     /// Any number, in three parts of at most 63 bits: only they are put together in 128.
-    fn long_varint128(&mut self) -> Result<u128, Malformed> {
+    fn long_varint(&mut self) -> Result<u128, Malformed> {
         let mut value: u128 = 0;
         for shift in [0, 63, 126] {
             let mut part: u64 = 0;

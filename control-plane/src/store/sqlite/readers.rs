@@ -63,19 +63,19 @@ impl Readers {
         self: &Arc<Self>,
         job: impl FnOnce(&Transaction<'_>, &Helpers) -> Work<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let readers = Arc::clone(self);
-        self.read(move |tx| {
-            let most = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS) - 1;
-            let mut permits = Vec::new();
-            while permits.len() < most && readers.permits.available_permits() > KEPT_FREE {
-                match Arc::clone(&readers.permits).try_acquire_owned() {
-                    Ok(permit) => permits.push(permit),
-                    Err(_) => break,
-                }
-            }
-            job(tx, &Helpers(Some((readers, permits))))
-        })
-        .await
+        let helpers = Helpers(Some(Arc::clone(self)));
+        self.read(move |tx| job(tx, &helpers)).await
+    }
+
+    /// Permits for threads that help, as many as can be spared.
+    fn spared(&self) -> Vec<OwnedSemaphorePermit> {
+        let most = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS) - 1;
+        let mut permits = Vec::new();
+        while permits.len() < most && self.permits.available_permits() > KEPT_FREE {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { break };
+            permits.push(permit);
+        }
+        permits
     }
 
     fn on_connection<T>(
@@ -98,7 +98,7 @@ impl Readers {
 }
 
 /// Threads that help a read, each with a connection of its own.
-pub(super) struct Helpers(Option<(Arc<Readers>, Vec<OwnedSemaphorePermit>)>);
+pub(super) struct Helpers(Option<Arc<Readers>>);
 
 impl Helpers {
     /// Nobody helps.
@@ -113,8 +113,8 @@ impl Helpers {
         mine: impl FnOnce() -> M,
         theirs: impl Fn(&Transaction<'_>) -> Work<T> + Sync,
     ) -> (M, Vec<Work<T>>) {
-        let Some((readers, permits)) = &self.0 else { return (mine(), Vec::new()) };
-        let theirs = &theirs;
+        let Some(readers) = &self.0 else { return (mine(), Vec::new()) };
+        let (permits, theirs) = (readers.spared(), &theirs);
         std::thread::scope(|scope| {
             let helpers: Vec<_> = permits
                 .iter()

@@ -27,9 +27,9 @@ use crate::store::text::display_bytes;
 use crate::store::view::clamped;
 use crate::store::{HourRollups, IdentityHour, IdentitySeen, PastHour};
 
-/// Requests in memory, 64 bytes each; then they are merged into the table. A start after a crash
-/// reads so many records at most.
-const PENDING: usize = 512 * 1024;
+/// Records, of which each may leave a request of 64 bytes in memory; then they are merged into the
+/// table. A start after a crash reads so many at most.
+pub(super) const PENDING: usize = 512 * 1024;
 /// Requests in memory that are merged when an hour ends, so that the pass over it need not.
 const TURN: usize = 16 * 1024;
 /// Different sensitive paths that are kept by name in memory; of more their prefix is named.
@@ -163,10 +163,12 @@ impl Pending {
     /// Notes that all records below `next` were taken, and moves them into the table when they
     /// are many, or an hour has ended.
     pub(super) fn taken(&mut self, tx: &Transaction<'_>, next: i64) -> Work<()> {
-        if let Some((_, end)) = &mut self.range {
+        if let Some((first, end)) = &mut self.range {
             *end = next;
+            // Also records that are not counted: they are read again after a crash.
+            let are_many = next - *first >= PENDING as i64;
             let has_ended = std::mem::take(&mut self.has_turned) && self.visits.len() >= TURN;
-            if has_ended || self.visits.len() >= PENDING {
+            if has_ended || are_many {
                 self.flush(tx)?;
             }
         }

@@ -86,6 +86,23 @@ async fn a_segment_is_dropped_with_what_it_counted_when_a_record_changes() {
     }
 }
 
+#[tokio::test]
+async fn records_that_are_not_counted_are_not_read_again_for_ever() {
+    let fixture = Files::fresh().await;
+    drop(fixture.open().await);
+    let mut file = Connection::open(fixture.path()).unwrap();
+    let tx = file.transaction().unwrap();
+    let mut pending = rollups::Pending::default();
+    pending.load(&tx, &[]).unwrap();
+    let rolled_up =
+        || -> i64 { tx.query_row("SELECT rolled_up FROM meta", [], |row| row.get(0)).unwrap() };
+    let enough = 1 + rollups::PENDING as i64;
+    for (next, expected) in [(enough - 1, 1), (enough, enough), (enough + 9, enough)] {
+        pending.taken(&tx, next).unwrap();
+        assert_eq!(rolled_up(), expected);
+    }
+}
+
 /// Both ends of a span of slots, everything counted by address and network, with what was before.
 fn unconditional(first: i64, span: i64) -> StatsQuery {
     let base = slot_of(record().time_us.cast_signed());

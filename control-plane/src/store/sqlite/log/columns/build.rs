@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::pseudonym;
-use super::segment::{COLUMNS, Column, ROWS, Row, Segment};
+use super::segment::{COLUMNS, Column, ROWS, Row, Segment, piece_id};
 use crate::store::sqlite::database::{Failure, Work};
 use crate::store::stats::slot_of;
 
@@ -58,7 +58,7 @@ pub(super) fn write(tx: &Transaction<'_>, built: &Built) -> Work<()> {
     let id = tx.last_insert_rowid();
     let mut insert = tx.prepare_cached("INSERT INTO segment_pieces (id, data) VALUES (?1, ?2)")?;
     for (number, data) in segment.pieces() {
-        insert.execute(params![id * 32 + i64::from(number), data])?;
+        insert.execute(params![piece_id(id, number), data])?;
     }
     Ok(())
 }

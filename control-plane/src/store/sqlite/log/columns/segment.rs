@@ -56,6 +56,11 @@ pub(super) const SERIES: u8 = 15;
 /// See [`SERIES`].
 pub(super) const CODES: u8 = 16;
 
+/// The number of a piece among those of all segments, or of all summaries.
+pub(super) fn piece_id(of: i64, number: u8) -> i64 {
+    of * 32 + i64::from(number)
+}
+
 /// One record: a value of each column, in their order.
 pub(super) type Row = [u128; COLUMNS];
 

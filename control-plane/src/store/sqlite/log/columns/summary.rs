@@ -12,6 +12,7 @@ use rusqlite::{Transaction, params};
 use super::build::Ids;
 use super::segment::{
     COLUMNS, Cell, Entry, SERIES, decode_entries, decode_series, encode_entries, encode_series,
+    piece_id,
 };
 use super::tally::merge;
 use crate::store::sqlite::database::{Failure, Work};
@@ -58,7 +59,7 @@ impl Node {
             0 => "SELECT data FROM segment_pieces WHERE id = ?1",
             _ => "SELECT data FROM summary_pieces WHERE id = ?1",
         })?;
-        let mut rows = pieces.query([self.id * 32 + i64::from(number)])?;
+        let mut rows = pieces.query([piece_id(self.id, number)])?;
         let row = rows.next()?.ok_or_else(|| Failure::damaged("a segment lacks a piece"))?;
         let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
         decode(bytes).map_err(|_| Failure::damaged("a piece of a segment can't be read"))
@@ -94,12 +95,13 @@ pub(super) fn nodes(tx: &Transaction<'_>, level: i64) -> Work<Vec<Node>> {
 
 /// Makes the first summary that is missing, the lowest level first; `None` when none is.
 pub(super) fn build_next(tx: &Transaction<'_>) -> Work<Option<Built>> {
+    let mut below = nodes(tx, 0)?;
     for level in 1..=LEVELS {
         let above = nodes(tx, level)?;
-        let below = nodes(tx, level - 1)?;
         if let Some(of) = first_uncovered(&below, &above) {
             return build(tx, level, of).map(Some);
         }
+        below = above;
     }
     Ok(None)
 }
@@ -172,7 +174,7 @@ pub(super) fn write(tx: &Transaction<'_>, built: &Built) -> Work<()> {
     let id = tx.last_insert_rowid();
     let mut insert = tx.prepare_cached("INSERT INTO summary_pieces (id, data) VALUES (?1, ?2)")?;
     for (number, data) in pieces {
-        insert.execute(params![id * 32 + i64::from(*number), data])?;
+        insert.execute(params![piece_id(id, *number), data])?;
     }
     Ok(())
 }

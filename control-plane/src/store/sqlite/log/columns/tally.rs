@@ -23,7 +23,7 @@ impl Tally {
         if run.is_empty() {
             return;
         }
-        self.runs.push(run);
+        self.push(run);
         self.merge_while(|before, last| before.len() < 2 * last.len());
     }
 
@@ -44,14 +44,18 @@ impl Tally {
         while let [.., before, last] = self.runs.as_slice()
             && should(before, last)
         {
-            let mut merged = merge(before, last);
-            if merged.len() > VALUES {
-                self.dropped = true;
-                drop_rare(&mut merged);
-            }
+            let merged = merge(before, last);
             self.runs.truncate(self.runs.len() - 2);
-            self.runs.push(merged);
+            self.push(merged);
         }
+    }
+
+    fn push(&mut self, mut run: Vec<Entry>) {
+        if run.len() > VALUES {
+            self.dropped = true;
+            drop_rare(&mut run);
+        }
+        self.runs.push(run);
     }
 }
 
@@ -159,6 +163,17 @@ mod tests {
         let counted = tally.end();
         assert!(counted.is_approximate() && counted.distinct() <= VALUES as u64);
         assert_eq!(counted.top(1), run(&[(7, 1_000)]));
+    }
+
+    #[test]
+    fn one_run_of_too_many_values_is_bounded_as_well() {
+        let mut tally = Tally::default();
+        let mut many: Vec<_> = (0..=VALUES as u128).map(|value| (value, 1)).collect();
+        many[3].1 = 9;
+        tally.add(run(&many));
+        let counted = tally.end();
+        assert!(counted.is_approximate());
+        assert_eq!(counted.entries, run(&[(3, 9)]));
     }
 
     proptest! {
