@@ -30,11 +30,11 @@ const COUNTER_BITS: u32 = 20;
 pub(super) const SECOND_BITS: u32 = COUNTER_BITS + 3;
 /// Unix seconds of the first number.
 const EPOCH: i64 = 1_577_836_800;
-/// Microseconds in a partition of records.
-const PARTITION_US: i64 = PARTITION_HOURS * 3_600_000_000;
+/// Seconds in a partition of records.
+const PARTITION_SECONDS: i64 = PARTITION_HOURS * 3_600;
 
 /// The writer's part of a number, as an expression.
-pub(super) const WRITER_OF_ID: &str = "toUInt8(bitAnd(bitShiftRight(id, 20), 7))";
+const WRITER_OF_ID: &str = "toUInt8(bitAnd(bitShiftRight(id, 20), 7))";
 
 /// An identity at an address in an hour.
 type Visit<'a> = (i64, &'a [u8], IpAddr);
@@ -57,6 +57,24 @@ pub(super) struct State {
     pub latest: i64,
     /// When the last insert began.
     inserted: Option<Instant>,
+}
+
+/// The partition of the record with a number. Never before that of its arrival, and a span of
+/// numbers is a span of partitions: a search for numbers opens no others.
+fn partition_of(id: i64) -> i64 {
+    ((id >> SECOND_BITS) + EPOCH).div_euclid(PARTITION_SECONDS)
+}
+
+/// The condition that a record has one of these numbers.
+pub(super) fn numbers(first: i64, last: i64) -> String {
+    let (opens, ends) = (partition_of(first), partition_of(last));
+    format!("arrival >= {opens} AND arrival <= {ends} AND id >= {first} AND id <= {last}")
+}
+
+/// The condition that a record has a number above this one, and this writer.
+pub(super) fn written_after(id: i64, writer: u8) -> String {
+    let opens = partition_of(id);
+    format!("arrival >= {opens} AND id > {id} AND {WRITER_OF_ID} = {writer}")
 }
 
 /// The number after `last` for a batch of `count` records that arrived at `received_us`.
@@ -155,7 +173,8 @@ impl ClickHouseLog {
         let behind = self
             .http
             .ask_soon(&format!(
-                "SELECT max(id) FROM records WHERE id > {known} AND {WRITER_OF_ID} = {writer}"
+                "SELECT max(id) FROM records WHERE {}",
+                written_after(known, writer)
             ))
             .await?;
         let behind = read(&behind, |row| row.i64())?.first().copied().unwrap_or_default();
@@ -166,8 +185,8 @@ impl ClickHouseLog {
                     "INSERT INTO batches ({columns}) \
                      SELECT stream, number, min(id), max(id), {writer}, any(received), any(proxy), \
                          sum(toUInt64(weight)) \
-                     FROM records WHERE id > {known} AND {WRITER_OF_ID} = {writer} \
-                     GROUP BY stream, number"
+                     FROM records WHERE {} GROUP BY stream, number",
+                    written_after(known, writer)
                 ))
                 .await?;
         }
@@ -285,7 +304,7 @@ impl Rows {
         let query = if incoming.store_query { record.query } else { b"" };
         let text = |bytes| display_bytes(bytes).into_owned().into_bytes();
         self.records
-            .i32(i32_of(received_us.div_euclid(PARTITION_US)))
+            .i32(i32_of(partition_of(id)))
             .i32(i32_of(super::hour_of(time_us)))
             .i64(id)
             .u64(header.stream)

@@ -141,8 +141,15 @@ impl Http {
         let why: String = told.chars().take(WHY_CHARS).map(plain).collect();
         let why = format!("{}: {}", self.url, why.trim());
         match code {
-            // Unknown user, wrong password, not allowed from here, no rights, no such database.
-            Some(81 | 192..=195 | 497 | 516) => StoreError::Unusable(why),
+            // No such database.
+            Some(81) => StoreError::Unusable(format!(
+                "{why}; make it (CREATE DATABASE {}) or name another in the URL",
+                self.url.database
+            )),
+            // Unknown user, wrong password, not allowed from here, no rights.
+            Some(192..=195 | 497 | 516) => StoreError::Unusable(format!(
+                "{why}; check the user of the URL, log_password_file, and what the user may do (docs/operating.md, \"The log on ClickHouse\")"
+            )),
             // Too slow, too many at once, read-only, no memory, too many parts, network, Keeper,
             // shutting down.
             Some(3 | 159 | 202 | 209 | 210 | 225 | 236 | 241 | 242 | 243 | 252 | 319 | 999) => {
@@ -190,7 +197,11 @@ mod tests {
         };
         assert_eq!(
             kind(500, "Code: 193, e.displayText() = DB::Exception: Wrong password\n"),
-            "store can't be used: clickhouse://h:8123/logs: Code: 193, e.displayText() = DB::Exception: Wrong password"
+            "store can't be used: clickhouse://h:8123/logs: Code: 193, e.displayText() = DB::Exception: Wrong password; check the user of the URL, log_password_file, and what the user may do (docs/operating.md, \"The log on ClickHouse\")"
+        );
+        assert_eq!(
+            kind(404, "Code: 81, e.displayText() = DB::Exception: Database logs doesn't exist"),
+            "store can't be used: clickhouse://h:8123/logs: Code: 81, e.displayText() = DB::Exception: Database logs doesn't exist; make it (CREATE DATABASE logs) or name another in the URL"
         );
         assert!(kind(500, "Code: 252. Too many parts").starts_with("store is unavailable: "));
         assert!(kind(503, "busy").starts_with("store is unavailable: "));

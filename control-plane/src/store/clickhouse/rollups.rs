@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use ipwarden::address::fold;
 
 use super::ClickHouseLog;
-use super::append::{SECOND_BITS, State, WRITER_OF_ID};
+use super::append::{SECOND_BITS, State, numbers, written_after};
 use super::rows::{NO_FAMILY, Read, Row, literal, octets, read};
 use super::schema::{HOURS, columns};
 use super::search::timestamp;
@@ -74,16 +74,16 @@ pub(super) fn target_bytes(ip: std::net::IpAddr) -> [u8; 16] {
     octets(target_of(fold(ip)).network()).0
 }
 
-/// The condition that a row is of one of some addresses.
+/// The condition that a row is of one of some addresses: a set, however many they are.
 fn of_names<'k>(names: impl IntoIterator<Item = &'k Kept>) -> String {
-    let any: Vec<String> = names
+    let all: Vec<String> = names
         .into_iter()
         .map(|Kept { ip, veil }| {
             let (form, key) = (veil.form as u8, veil.key_number());
-            format!("(ip = {} AND form = {form} AND key = {key})", literal(&target_bytes(*ip)))
+            format!("({}, {form}, {key})", literal(&target_bytes(*ip)))
         })
         .collect();
-    if any.is_empty() { "0".to_owned() } else { format!("({})", any.join(" OR ")) }
+    if all.is_empty() { "0".to_owned() } else { format!("(ip, form, key) IN ({})", all.join(", ")) }
 }
 
 impl ClickHouseLog {
@@ -244,7 +244,7 @@ impl ClickHouseLog {
     }
 
     async fn roll_up_to(&self, state: &mut State, writer: u8, done: i64, last: i64) -> Result<()> {
-        let records = format!("id > {done} AND id <= {last} AND {WRITER_OF_ID} = {writer}");
+        let records = format!("{} AND {}", written_after(done, writer), numbers(done, last));
         let day = (last >> SECOND_BITS).div_euclid(86_400);
         let kinds = [OF_ADDRESS, OF_COUNTRY, OF_ALL];
         let made = self.made_of(&records, day, writer, last, &kinds);
@@ -281,7 +281,7 @@ impl ClickHouseLog {
             .await?
             .into_iter()
             .filter(|(_, (done, last))| last > done)
-            .map(|(writer, (done, _))| format!("(id > {done} AND {WRITER_OF_ID} = {writer})"))
+            .map(|(writer, (done, _))| format!("({})", written_after(done, writer)))
             .collect();
         let kept = format!("SELECT * FROM hours WHERE kind = {kind} AND {hours} AND {also}");
         if behind.is_empty() {

@@ -14,7 +14,7 @@ use ipwarden::record::Verdict;
 use jiff::Timestamp;
 
 use super::ClickHouseLog;
-use super::append::{NO_ASN, SECOND_BITS};
+use super::append::{NO_ASN, SECOND_BITS, numbers};
 use super::rows::{Read, Row, literal, read};
 use crate::model::{Revision, StoredRecord};
 use crate::privacy::Veil;
@@ -189,7 +189,7 @@ impl ClickHouseLog {
     ) -> Result<Vec<StoredRecord>> {
         let order = if newest { "DESC" } else { "ASC" };
         let mut all = conditions.clone();
-        all.and(format!("id >= {first} AND id <= {last}"));
+        all.and(numbers(first, last));
         let answer = self
             .http
             .ask(&format!(
@@ -201,7 +201,7 @@ impl ClickHouseLog {
         let found = read(&answer, |row| Ok((row.i64()?, row.i64()?, row.u64()?)))?;
         let Some(&(first, last, 1..)) = found.first() else { return Ok(Vec::new()) };
         let mut all = conditions.clone();
-        all.and(format!("id >= {first} AND id <= {last}"));
+        all.and(numbers(first, last));
         let answer = self
             .http
             .ask(&format!("SELECT {FIELDS} FROM records WHERE {} ORDER BY id {order}", all.sql()))
