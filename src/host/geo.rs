@@ -237,6 +237,7 @@ impl Plugin {
             located: self.engine.tellable(client, &request),
             identity: Vec::new(),
             facts: Default::default(),
+            bytes_in: None,
         };
         let action = self.finish(&judged, &headers);
         let Judged { judgement, located, .. } = judged;

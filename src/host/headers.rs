@@ -31,6 +31,12 @@ impl<'a> Headers<'a> {
         };
         Self { lengths, values, left }
     }
+
+    /// Bytes of all names and values: what Envoy's `request.total_size` says of a request
+    /// without a body.
+    pub(super) fn bytes(&self) -> u64 {
+        self.clone().map(|(name, value)| (name.len() + value.len()) as u64).sum()
+    }
 }
 
 impl<'a> Iterator for Headers<'a> {

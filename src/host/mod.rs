@@ -492,12 +492,14 @@ struct Judged {
     /// The verified identity, where records name it.
     identity: Vec<u8>,
     facts: Facts,
+    /// Bytes of a request that has no body; the host knows them of others when they ended.
+    bytes_in: Option<u64>,
 }
 
 impl Context for Stream {}
 
 impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
         let Some(plugin) = &self.plugin else { return Action::Continue };
         let Ok(mut plugin) = plugin.try_borrow_mut() else { return Action::Continue };
         let plugin = &mut *plugin;
@@ -532,6 +534,7 @@ impl HttpContext for Stream {
             located: None,
             identity: plugin.identity(&request, client),
             facts: Facts::pack(&fields),
+            bytes_in: end_of_stream.then(|| headers.bytes()).filter(|bytes| *bytes > 0),
         });
         if plugin.engine.has_lookups(started_us) {
             plugin.tick_soon();
@@ -713,7 +716,9 @@ impl Plugin {
             flags: abi::integer(b"response\0flags").unwrap_or(0)
                 | if over_quota { GEO_QUOTA_FLAG } else { 0 },
             duration_us: now_us.saturating_sub(started_us),
-            bytes_in: abi::integer(b"request\0total_size").unwrap_or(0),
+            bytes_in: (judged.and_then(|judged| judged.bytes_in))
+                .or_else(|| abi::integer(b"request\0total_size"))
+                .unwrap_or(0),
             bytes_out: abi::integer(b"response\0total_size").unwrap_or(0),
             user_agent: fields.user_agent,
             request_id: fields.request_id,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use wasmi::{Caller, Engine, Error, Extern, Instance, Linker, Memory, Module, Store, Val};
+use wasmi::{Caller, Config, Engine, Error, Extern, Instance, Linker, Memory, Module, Store, Val};
 
 /// Statuses of the ABI.
 const OK: i32 = 0;
@@ -20,6 +20,8 @@ const UNIMPLEMENTED: i32 = 12;
 /// And one of WASI's: not supported.
 const WASI_NOTSUP: i32 = 58;
 
+/// What the interpreter may spend on one callback: all that there is.
+const FUEL: u64 = u64::MAX;
 /// The root context.
 const ROOT: i32 = 1;
 
@@ -85,6 +87,9 @@ pub struct Judged {
     /// Host calls from the request's first headers to its end, and how often the host called
     /// back for memory.
     pub calls: Calls,
+    /// What the interpreter spent on it, by the callback: the same each time, in units that
+    /// say nothing of time, but of how much there is to do.
+    pub work: BTreeMap<&'static str, u64>,
 }
 
 /// One VM with the built module: a worker's, or the main thread's.
@@ -121,7 +126,9 @@ impl Vm {
     pub fn start(process: &Process, configuration: &Value) -> Self {
         let path = crate::program("E2E_MODULE", "target/wasm32-wasip1/wasm/ipwarden.wasm");
         let bytes = std::fs::read(path).expect("the module: `make module` first");
-        let engine = Engine::default();
+        let mut settings = Config::default();
+        settings.consume_fuel(true);
+        let engine = Engine::new(&settings);
         let module = Module::new(&engine, bytes).expect("a module");
         let configuration = configuration.to_string().into_bytes();
         let mut store = Store::new(
@@ -215,18 +222,23 @@ impl Vm {
         for name in [&b"response\0flags"[..], b"request\0total_size", b"response\0total_size"] {
             state.properties.insert(name.to_vec(), vec![0; 8]);
         }
-        self.call("proxy_on_context_create", &[context, ROOT]);
+        let mut work = BTreeMap::new();
+        let mut counted = |vm: &mut Self, name: &'static str, given: &[i32]| {
+            vm.call(name, given);
+            work.insert(name, FUEL - vm.store.get_fuel().expect("it is counted"));
+        };
+        counted(self, "proxy_on_context_create", &[context, ROOT]);
         let headers = i32::try_from(self.store.data().request.len()).unwrap_or(0);
-        self.call("proxy_on_request_headers", &[context, headers, 1]);
+        counted(self, "proxy_on_request_headers", &[context, headers, 1]);
         let (status, reply) = self.store.data_mut().reply.take().unwrap_or((200, Vec::new()));
         let code = u64::from(status).to_le_bytes().to_vec();
         self.store.data_mut().properties.insert(b"response\0code".to_vec(), code);
-        self.call("proxy_on_response_headers", &[context, 3, 1]);
-        self.call("proxy_on_done", &[context]);
-        self.call("proxy_on_log", &[context]);
-        self.call("proxy_on_delete", &[context]);
+        counted(self, "proxy_on_response_headers", &[context, 3, 1]);
+        counted(self, "proxy_on_done", &[context]);
+        counted(self, "proxy_on_log", &[context]);
+        counted(self, "proxy_on_delete", &[context]);
         let calls = std::mem::take(&mut self.store.data_mut().calls);
-        Judged { status, headers: reply, calls }
+        Judged { status, headers: reply, calls, work }
     }
 
     /// Calls an export; what it does not return is 0.
@@ -235,6 +247,7 @@ impl Vm {
         let function = function.unwrap_or_else(|| panic!("the module exports no {name}"));
         let given: Vec<Val> = given.iter().map(|value| Val::I32(*value)).collect();
         let results = function.ty(&self.store).results().len();
+        self.store.set_fuel(FUEL).expect("it is counted");
         let mut out = vec![Val::I32(0); results];
         function.call(&mut self.store, &given, &mut out).unwrap_or_else(|trap| {
             panic!("{name} trapped: {trap}; log: {:?}", self.store.data().log)

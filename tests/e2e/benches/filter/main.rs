@@ -44,6 +44,10 @@ struct Arguments {
     /// Measure what each way between Envoy and the VM costs, too.
     #[arg(long)]
     crossings: bool,
+    /// Start all processes anew for each round: where the system lays a process into memory
+    /// makes it up to a tenth dearer or cheaper for as long as it lives.
+    #[arg(long)]
+    fresh: bool,
     /// Measure another build of the module in the same rounds: NAME=FILE.
     #[arg(long = "module", value_parser = named_file)]
     modules: Vec<(String, PathBuf)>,
@@ -85,26 +89,25 @@ async fn main() -> ExitCode {
         serde_json::from_str(&text).expect("figures as --save writes them")
     });
     let data = Data::make();
-    let mut contestants = start(&arguments, &data).await;
-    for contestant in &mut contestants {
-        contestant.warm().await;
-        if contestant.name == RECORDS_HELD {
-            contestant.system.kill_control_plane().await;
-        }
-    }
     let progress = indicatif::ProgressBar::new((arguments.rounds + 1) as u64)
         .with_message("rounds")
         .with_style(
             indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}, {eta} left")
                 .expect("a template"),
         );
+    let mut contestants: Vec<Contestant> = Vec::new();
     for round in 0..=arguments.rounds {
-        for case in &cases {
-            for contestant in &mut contestants {
-                if contestant.does(*case) {
-                    contestant.measure(*case, round > 0).await;
-                }
+        // The first round only warms up; new processes warm up in each.
+        if contestants.is_empty() || (arguments.fresh && round > 1) {
+            let samples: Vec<_> = contestants.drain(..).map(|ended| ended.samples).collect();
+            contestants = start(&arguments, &data).await;
+            for (contestant, earlier) in contestants.iter_mut().zip(samples) {
+                contestant.samples = earlier;
             }
+            measure(&mut contestants, &cases, round, false).await;
+        }
+        if round > 0 {
+            measure(&mut contestants, &cases, round, true).await;
         }
         progress.inc(1);
     }
@@ -120,7 +123,32 @@ async fn main() -> ExitCode {
     if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Each in turn; who is first changes with the round.
+async fn measure(contestants: &mut [Contestant], cases: &[Case], round: usize, counts: bool) {
+    let count = contestants.len().max(1);
+    for case in cases {
+        for turn in 0..count {
+            let Some(contestant) = contestants.get_mut((turn + round) % count) else { continue };
+            if contestant.does(*case) {
+                contestant.measure(*case, counts).await;
+            }
+        }
+    }
+}
+
+/// All that were asked for, ready to be measured.
 async fn start(arguments: &Arguments, data: &Data) -> Vec<Contestant> {
+    let mut all = start_all(arguments, data).await;
+    for contestant in &mut all {
+        contestant.warm().await;
+        if contestant.name == RECORDS_HELD {
+            contestant.system.kill_control_plane().await;
+        }
+    }
+    all
+}
+
+async fn start_all(arguments: &Arguments, data: &Data) -> Vec<Contestant> {
     use Case::{Admitted, Blocked, BlockedFlood, GeoStorm, LimitedFlood};
     let mut all = Vec::new();
     let wants = |name: &str| arguments.wants(name);
@@ -154,6 +182,9 @@ async fn start(arguments: &Arguments, data: &Data) -> Vec<Contestant> {
     }
     if arguments.crossings {
         for (number, (name, _)) in native::crossings().iter().enumerate() {
+            if !wants(name) {
+                continue;
+            }
             all.push(Contestant::crossing(number, name, data).await);
         }
     }
@@ -161,6 +192,9 @@ async fn start(arguments: &Arguments, data: &Data) -> Vec<Contestant> {
         for part in ["geo", "limits", "control_plane"] {
             let setup = Setup { without: Some(part), ..Setup::default() };
             let name = format!("without {part}");
+            if !wants(&name) {
+                continue;
+            }
             all.push(Contestant::ours(&name, setup, data, &[Admitted]).await);
         }
     }

@@ -155,14 +155,16 @@ pub(crate) fn crossings() -> Vec<(&'static str, String)> {
     let pairs = "(drop (call $pairs (i32.const 0) (i32.const 32) (i32.const 36)))";
     let create = "(func (export \"proxy_on_context_create\") (param i32 i32))
         (func (export \"proxy_on_delete\") (param i32))";
-    let four = |headers: &str, log: &str, more: &str| {
+    let request = |work: &str| {
         format!(
-            "(func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32) {headers} i32.const 0)
-             (func (export \"proxy_on_response_headers\") (param i32 i32 i32) (result i32) i32.const 0)
-             (func (export \"proxy_on_log\") (param i32) {log})
-             (func (export \"proxy_on_done\") (param i32) (result i32) i32.const 1)
-             {more}"
+            "(func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32) {work} i32.const 0)"
         )
+    };
+    let response = "(func (export \"proxy_on_response_headers\") (param i32 i32 i32) (result i32) i32.const 0)";
+    let log = |work: &str| format!("(func (export \"proxy_on_log\") (param i32) {work})");
+    let done = "(func (export \"proxy_on_done\") (param i32) (result i32) i32.const 1)";
+    let four = |at_request: &str, at_log: &str, more: &str| {
+        [&request(at_request), response, &log(at_log), done, more].concat()
     };
     let module = |callbacks: &str| {
         format!(
@@ -182,6 +184,11 @@ pub(crate) fn crossings() -> Vec<(&'static str, String)> {
     };
     vec![
         ("no callback", module("")),
+        ("request", module(&request(""))),
+        ("response", module(response)),
+        ("log", module(&log(""))),
+        ("request, log", module(&[request(""), log("")].concat())),
+        ("request, log, done", module(&[&request(""), &log(""), done].concat())),
         ("4 callbacks", module(&four("", "", ""))),
         ("6 callbacks", module(&four("", "", create))),
         ("4, 20 x time", module(&four(&time.repeat(20), "", ""))),

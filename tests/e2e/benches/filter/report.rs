@@ -12,6 +12,9 @@ struct Budget {
     most: f64,
 }
 
+/// The one that the others are compared with.
+const OURS: &str = "ipwarden 100k";
+
 const BUDGETS: [Budget; 5] = [
     Budget { ours: "ipwarden 100k", theirs: "native", case: Case::Admitted, most: 1.25 },
     Budget { ours: "ipwarden 1M", theirs: "native", case: Case::Admitted, most: 1.25 },
@@ -33,6 +36,33 @@ fn median_of(samples: &[Sample], what: impl Fn(&Sample) -> f64) -> f64 {
 /// Median of the ratios within each round.
 fn ratio(ours: &[Sample], theirs: &[Sample]) -> f64 {
     median(ours.iter().zip(theirs).map(|(one, other)| one.cpu_us / other.cpu_us).collect())
+}
+
+/// Every other ipwarden beside the one with everything on: the median of the ratios and the
+/// quartiles around it. What lies between two quartiles on either side of 1 is noise.
+fn compare_builds(contestants: &[Contestant]) {
+    let Some(one) = find(contestants, OURS) else { return };
+    for contestant in contestants.iter().filter(|other| other.is_ours && other.name != OURS) {
+        for case in Case::ALL {
+            let ratios: Vec<f64> = (contestant.of(case).iter().zip(one.of(case)))
+                .map(|(other, one)| other.cpu_us / one.cpu_us)
+                .collect();
+            if !ratios.is_empty() {
+                let [low, middle, high] = quartiles(ratios);
+                println!(
+                    "{:13} {} / {OURS} = {middle:.3} ({low:.3}–{high:.3})",
+                    case.name(),
+                    contestant.name
+                );
+            }
+        }
+    }
+}
+
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    [1, 2, 3].map(|quarter| values.get(last * quarter / 4).copied().unwrap_or(f64::NAN))
 }
 
 fn find<'a>(contestants: &'a [Contestant], name: &str) -> Option<&'a Contestant> {
@@ -87,6 +117,7 @@ pub(crate) fn print(contestants: &[Contestant], rounds: usize) -> bool {
         let noise = ratio(&one.of(Case::Admitted), &other.of(Case::Admitted));
         println!("noise: native / native again = {noise:.3} (admitted)");
     }
+    compare_builds(contestants);
     let mut all_hold = true;
     for Budget { ours, theirs, case, most } in BUDGETS {
         let (Some(one), Some(other)) = (find(contestants, ours), find(contestants, theirs)) else {
