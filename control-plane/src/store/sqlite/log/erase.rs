@@ -10,15 +10,13 @@ use rusqlite::{Transaction, params};
 
 use super::aging::{forget_empty_hours, octets};
 use super::append::Cache;
+use super::plan::SEGMENT_BITS;
 use super::rollups::identity_places;
 use crate::privacy::mention::{mentions, replaced};
 use crate::privacy::{Kept, Veil};
 use crate::store::aging::Step;
 use crate::store::rollup::key_of;
 use crate::store::sqlite::database::{Failure, Work};
-
-/// Records in a segment of the index over addresses, as a power of two (see the schema).
-const SEGMENT_BITS: u32 = 18;
 
 /// Deletes records of an address under all its names, at most `most`; notes the texts that they
 /// used.
@@ -35,7 +33,7 @@ pub(super) fn records(
     let mut find = tx.prepare_cached(
         "SELECT id, method, host, path, user_agent, proxy, rule, city \
          FROM records INDEXED BY records_ip \
-         WHERE (id >> 18) = ?1 AND ip = ?2 AND form = ?3 AND key = ?4 LIMIT ?5",
+         WHERE (id >> 15) = ?1 AND ip = ?2 AND form = ?3 AND key = ?4 LIMIT ?5",
     )?;
     let mut delete = tx.prepare_cached("DELETE FROM records WHERE id = ?1")?;
     let mut done = 0;
@@ -200,7 +198,7 @@ pub(super) fn held(tx: &Transaction<'_>, names: &[Kept]) -> Work<Vec<(Veil, u64)
     let (Some(first), Some(last)) = bounds else { return Ok(Vec::new()) };
     let mut count = tx.prepare_cached(
         "SELECT count(*) FROM records INDEXED BY records_ip \
-         WHERE (id >> 18) = ?1 AND ip = ?2 AND form = ?3 AND key = ?4",
+         WHERE (id >> 15) = ?1 AND ip = ?2 AND form = ?3 AND key = ?4",
     )?;
     let mut out = Vec::new();
     for Kept { ip, veil } in names {

@@ -64,6 +64,7 @@ const KIND: Kind = Kind {
         M::up(include_str!("../../../../migrations/log/005_privacy.sql")),
         M::up(include_str!("../../../../migrations/log/006_pseudonyms.sql")),
         M::up(include_str!("../../../../migrations/log/007_summaries.sql")),
+        M::up(include_str!("../../../../migrations/log/008_narrow_index.sql")),
     ],
     cache_kib: 64 * 1024,
     checkpoint_pages: 4_000,

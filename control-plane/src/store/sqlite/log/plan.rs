@@ -20,7 +20,7 @@ use crate::store::sqlite::database::Work;
 use crate::store::view::next_us;
 
 /// Records in a segment of the index over addresses, as a power of two (see the schema).
-const SEGMENT_BITS: u32 = 18;
+pub(super) const SEGMENT_BITS: u32 = 15;
 /// Up to so many texts that begin with a prefix are looked up beforehand; with more, each
 /// record's path is looked at.
 const PREFIX_TEXTS: i64 = 10_000;
@@ -109,7 +109,7 @@ impl Plan {
         segments.map(move |segment| {
             let mut conditions = self.conditions.clone();
             let source = if self.by_address {
-                conditions.and("(r.id >> 18) = ?", [Value::Integer(segment)]);
+                conditions.and("(r.id >> 15) = ?", [Value::Integer(segment)]);
                 "INDEXED BY records_ip"
             } else {
                 "NOT INDEXED"

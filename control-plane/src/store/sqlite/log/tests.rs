@@ -203,7 +203,7 @@ async fn a_call_that_fails_half_way_leaves_nothing_behind() {
 async fn searches_cross_the_segments_of_the_index() {
     let fixture = Files::fresh().await;
     drop(fixture.open().await);
-    let boundary = 1 << 18;
+    let boundary = 1 << plan::SEGMENT_BITS;
     Connection::open(fixture.path())
         .unwrap()
         .execute("UPDATE meta SET next_record = ?1", [boundary - 5])
